@@ -1,0 +1,17 @@
+"""The nouns, as typed records with JSON Lines in and out. No torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in the shape every chat API uses."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
