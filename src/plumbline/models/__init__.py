@@ -189,6 +189,17 @@ def load(name: str, *, engine: EngineName = "auto", mode: str | None = None, dev
     `openai:MODEL@URL`, `anthropic:MODEL` or `scripted:FILE`. `engine` and `mode` choose how a local model runs
     (see `plumb models parity`); "auto" takes the fastest one that is installed and exact.
     """
-    from plumbline.models.resolve import open_model
+    from plumbline.models.resolve import resolve
 
-    return open_model(name, engine=engine, mode=mode, device=device)
+    source = resolve(name)
+    if source.kind == "scripted":
+        from plumbline.models.scripted import Scripted
+
+        return Scripted.from_file(source.name, source.folder)
+    if source.kind in ("openai", "anthropic"):
+        from plumbline.models.remote import RemoteChat
+
+        return RemoteChat(source.model, source.url, kind=source.kind)
+    from plumbline.models.engines import open_local
+
+    return open_local(source.folder, name=source.name, engine=engine, mode=mode, device=device)
