@@ -1,0 +1,153 @@
+"""A language model compiled by OpenVINO with a paged key-value cache, driven by us. Runs in the engine's own process.
+
+The cache is a pool of blocks. A sequence is a list of blocks, and the samples of one prompt share the blocks that the
+prompt filled: forking a sequence copies at most its last, half-filled block. Because we drive the model ourselves,
+every token is drawn by our own sampler, and the logits of any position can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 32
+"""Positions per block, fixed by OpenVINO's CPU plugin."""
+
+
+@dataclass
+class Cached:
+    """A sequence in the cache: its blocks in order and how many positions are filled."""
+
+    blocks: list[int] = field(default_factory=list)
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class Feed:
+    """New tokens for one sequence, and how many of their logits are wanted, counted from the last."""
+
+    cached: Cached
+    tokens: Sequence[int]
+    wanted: int = 1
+
+
+class PagedModel:
+    """Feeds in, logits out."""
+
+    def __init__(self, folder: Path, *, precision: str, kv_precision: str, threads: int, cache_bytes: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(folder / "openvino_model.xml")
+        _page(model)
+        options = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "KV_CACHE_PRECISION": kv_precision,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
+        compiled = core.compile_model(model, "CPU", options)
+        self._request = compiled.create_infer_request()
+        caches = {port.any_name: port for port in compiled.inputs if "_cache." in port.any_name}
+        shapes = {name: [size.get_length() for size in list(port.partial_shape)[1:]] for name, port in caches.items()}
+        self.block = BLOCK
+        bytes_per_block = sum(int(np.prod(shapes[name])) * port.element_type.size for name, port in caches.items())
+        self.blocks = max(1, cache_bytes // bytes_per_block)
+        self._caches: list[NDArray[Any]] = []
+        for name, port in caches.items():
+            tensor = openvino.Tensor(port.element_type, openvino.Shape([self.blocks, *shapes[name]]))
+            self._request.set_tensor(name, tensor)
+            self._caches.append(tensor.data)  # bf16 shows as another 16-bit type: good enough to copy rows
+        self._users = [0] * self.blocks  # sequences that hold each block
+        self._free = list(range(self.blocks))[::-1]
+
+    @property
+    def free(self) -> int:
+        """Blocks that no sequence holds."""
+        return len(self._free)
+
+    def blocks_for(self, length: int) -> int:
+        """Blocks that a sequence of that length fills."""
+        return -(-length // self.block)
+
+    def fork(self, cached: Cached) -> Cached:
+        """A second sequence with the same past; only a half-filled last block is copied."""
+        full, rest = divmod(cached.length, self.block)
+        blocks = cached.blocks[:full]
+        for block in blocks:
+            self._users[block] += 1
+        if rest:
+            copy = self._take()
+            for cache in self._caches:
+                cache[copy] = cache[cached.blocks[full]]
+            blocks = [*blocks, copy]
+        return Cached(blocks, cached.length)
+
+    def drop(self, cached: Cached) -> None:
+        """The sequence is done: blocks that nobody else holds are free again."""
+        for block in cached.blocks:
+            self._users[block] -= 1
+            if not self._users[block]:
+                self._free.append(block)
+        cached.blocks, cached.length = [], 0
+
+    def forward(self, feeds: Sequence[Feed]) -> NDArray[np.float32]:
+        """The wanted logits (sum of wanted, vocabulary), feed after feed. The array is overwritten by the next call."""
+        for feed in feeds:
+            while len(feed.cached.blocks) < self.blocks_for(feed.cached.length + len(feed.tokens)):
+                feed.cached.blocks.append(self._take())
+        past = np.array([feed.cached.length for feed in feeds], np.int32)
+        sizes = np.array([len(feed.tokens) for feed in feeds], np.int32)
+        begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        inputs = {
+            "input_ids": np.concatenate([np.asarray(feed.tokens, np.int64) for feed in feeds]),
+            "position_ids": np.concatenate(
+                [np.arange(p, p + s, dtype=np.int64) for p, s in zip(past, sizes, strict=True)]
+            ),
+            "past_lens": past,
+            "subsequence_begins": begins,
+            "block_indices": np.concatenate([np.asarray(feed.cached.blocks, np.int32) for feed in feeds]),
+            "block_indices_begins": np.cumsum([0, *(len(feed.cached.blocks) for feed in feeds)]).astype(np.int32),
+            "max_context_len": np.array((past + sizes).max(), np.int32),
+            "wanted_rows": np.concatenate(
+                [np.arange(end - feed.wanted, end) for feed, end in zip(feeds, begins[1:], strict=True)]
+            ).astype(np.int64),
+        }
+        import openvino
+
+        for name, value in inputs.items():
+            self._request.set_tensor(name, openvino.Tensor(value))
+        self._request.infer()
+        for feed in feeds:
+            feed.cached.length += len(feed.tokens)
+        output = self._request.get_output_tensor(0).data
+        return output.reshape(-1, output.shape[-1])  # type: ignore[no-any-return]
+
+    def _take(self) -> int:
+        assert self._free, "the scheduler admitted more than the cache holds"
+        block = self._free.pop()
+        self._users[block] = 1
+        return block
+
+
+def _page(model: Any) -> None:
+    """Turn the model's attention into paged attention, and its head to the rows in `wanted_rows` only."""
+    import openvino.opset13 as ops
+    from openvino._offline_transformations import paged_attention_transformation
+
+    paged_attention_transformation(model)
+    head = model.outputs[0].get_node().input_value(0).get_node()
+    while head.get_type_name() != "MatMul":
+        head = head.input_value(0).get_node()
+    wanted = ops.parameter([-1], np.int64, name="wanted_rows")
+    wanted.output(0).get_tensor().set_names({"wanted_rows"})
+    rows = ops.gather(head.input_value(0), wanted, ops.constant(np.int64(0)))
+    head.input(0).replace_source_output(rows.output(0))
+    model.add_parameters([wanted])
+    model.validate_nodes_and_infer_types()
