@@ -1,0 +1,116 @@
+"""`plumb generate`: answers to one prompt, or to a file of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plumbline.cli.answers import answer_all
+from plumbline.cli.loading import DEFAULT, Engine, Mode, ModelName, open_model
+from plumbline.cli.output import Force, Output
+from plumbline.cli.prompts import RawText, System, check_fit, frame, one_prompt, read_prompts, sent_text
+from plumbline.cli.sampling import SamplingOptions, as_settings, takes_sampling
+from plumbline.cli.terminal import AsJson, note, print_json, print_stream, printable
+from plumbline.errors import UserError
+
+if TYPE_CHECKING:
+    from plumbline.models import Completion, Generate, Prompt, Sampling
+    from plumbline.records import Generated, PromptRecord
+
+
+@takes_sampling()
+def generate(
+    sampling: SamplingOptions,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The prompt to answer.", metavar="TEXT")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="A file of prompts: JSON Lines, or .txt with one a line.", metavar="FILE"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the answers here, as JSON Lines.", metavar="FILE")
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    system: System = None,
+    raw: RawText = False,
+    show_prompt: Annotated[
+        bool, typer.Option("--show-prompt", help="Print the text that is really sent, on stderr.")
+    ] = False,
+    model: ModelName = DEFAULT,
+    engine: Engine = "auto",
+    mode: Mode = None,
+) -> None:
+    """Answer one prompt, or a file of them.
+
+    The answer to one prompt appears as it is written. With --prompts or --out, answers are JSON Lines: each carries
+    its prompt, the model, how it was drawn and why it ended. Stopped in between, the same command goes on.
+    """
+    if (prompt is None) == (prompts is None):
+        raise UserError("give either --prompt TEXT or --prompts FILE")
+    drawn = sampling.resolve()
+    asked = [one_prompt(prompt)] if prompt is not None else read_prompts(prompts or Path())
+    asked = [frame(record, system=system, raw=raw) for record in asked]
+    output = Output(out, force=force)
+    if show_prompt:
+        for record in asked:
+            note(sent_text(model, record, drawn))
+    check_fit(model, asked, drawn)
+    generator = open_model(model, engine, mode)
+    settings = as_settings(drawn, raw=raw)
+    if prompt is None or out is not None:
+        write_answers(generator, asked, drawn, settings, output)
+    elif as_json:
+        answers = [as_record(generator, asked[0], settings, each) for each in generator([asked[0].prompt], drawn)[0]]
+        print_json([answer.model_dump(mode="json") for answer in answers])
+    else:
+        print_answers(generator, asked[0].prompt, drawn)
+
+
+def write_answers(
+    generator: Generate, asked: list[PromptRecord], drawn: Sampling, settings: dict[str, Any], output: Output
+) -> None:
+    """The answers as records, to a file or to stdout, without those that the file holds already."""
+    from plumbline.records import Generated
+
+    left = output.missing(asked, Generated, lines=drawn.n, settings={"model": generator.name, **settings})
+    for prompt, completions in answer_all(generator, left, drawn, there=len(asked) - len(left), output=output):
+        output.write([as_record(generator, prompt, settings, each) for each in completions])
+
+
+def as_record(generator: Generate, prompt: PromptRecord, settings: dict[str, Any], completion: Completion) -> Generated:
+    from plumbline.records import Generated
+
+    return Generated(
+        prompt_id=prompt.prompt_id,
+        prompt=prompt.prompt,
+        completion=completion.text,
+        model=generator.name,
+        sampling=settings,
+        finish_reason=completion.finish_reason,
+        seed=completion.seed,
+    )
+
+
+def print_answers(generator: Generate, prompt: Prompt, drawn: Sampling) -> None:
+    """One answer as it is written, or several one after the other; then a quiet line about how it went."""
+    if drawn.n == 1:
+        completions = [print_stream(generator, prompt, drawn)]
+    else:
+        completions = generator([prompt], drawn)[0]
+        for number, completion in enumerate(completions, start=1):
+            note(f"answer {number} of {drawn.n}")
+            typer.echo(printable(completion.text))
+    note(summary(generator, completions))
+
+
+def summary(generator: Generate, completions: Sequence[Completion]) -> str:
+    """How it went, in one line: tokens, speed, seed, and why the answers ended."""
+    tokens = sum(len(completion.tokens) for completion in completions)
+    ended = " and ".join(sorted({completion.finish_reason for completion in completions}))
+    parts = [generator.name, f"{completions[0].prompt_tokens} tokens in, {tokens} out"]
+    if generator.speed.decode:
+        parts.append(f"{generator.speed.decode:.0f} tokens/s")
+    return ", ".join([*parts, f"seed {completions[0].seed}", f"ended by {ended}"])

@@ -1,0 +1,52 @@
+"""Which model a command asks, and the wait until it is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from plumbline.cli.terminal import waiting
+
+if TYPE_CHECKING:
+    from plumbline.models import EngineName, Generate
+
+PANEL = "Model"
+DEFAULT = "smollm2-135m"
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="A bundled model, a version of the project (name@n), a folder, a GGUF file, a hub id, "
+        "openai:MODEL@URL, anthropic:MODEL or scripted:FILE.",
+        metavar="NAME",
+        rich_help_panel=PANEL,
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="What runs a local model: transformers, openvino, or auto for the fastest that is installed and exact.",
+        metavar="NAME",
+        rich_help_panel=PANEL,
+    ),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        "--mode",
+        help="The engine's precision; `plumb models parity` shows what each costs. Without it: exact.",
+        metavar="NAME",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+def open_model(name: str, engine: str, mode: str | None) -> Generate:
+    """The model, with a sign of life on the terminal while it loads."""
+    from plumbline.models import load
+
+    with waiting(f"loading {name}"):
+        return load(name, engine=cast("EngineName", engine), mode=mode)  # `load` names the engines it has

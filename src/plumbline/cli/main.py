@@ -1,0 +1,143 @@
+"""`plumb`: the table of commands, the options they all share, and what an error looks like.
+
+A command's module is imported when that command is called. `plumb --help` reads the table alone, so it stays quick
+however heavy the commands become.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import typer
+
+from plumbline.cli.help import Command, Group
+from plumbline.errors import PlumblineError, UserError
+
+START, ASK, KEEP = "Start here", "Ask a model", "Models and versions"
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and the first line of its docstring."""
+
+    target: str
+    help: str
+    panel: str
+
+
+COMMANDS = {
+    "demo": Entry(
+        "plumbline.cli.demo:demo", "Meet the untuned model: what it gets wrong, and how fast it runs.", START
+    ),
+    "init": Entry("plumbline.cli.init:init", "Make a project folder.", START),
+    "generate": Entry("plumbline.cli.generate:generate", "Answer one prompt, or a file of them.", ASK),
+    "chat": Entry("plumbline.cli.chat:chat", "Talk with a model.", ASK),
+    "sample": Entry("plumbline.cli.sample:sample", "Draw several answers per prompt, ready to be ranked.", ASK),
+    "score": Entry("plumbline.cli.score:score", "Give each answer in a file a score.", ASK),
+    "models": Entry("plumbline.cli.models:app", "List, inspect, fetch and share models.", KEEP),
+    "versions": Entry("plumbline.cli.versions:versions", "List the project's model versions.", KEEP),
+    "promote": Entry("plumbline.cli.versions:promote", "Make a version the one that is served.", KEEP),
+    "rollback": Entry("plumbline.cli.versions:rollback", "Go back to the version promoted before.", KEEP),
+}
+
+
+def load_command(name: str) -> Any:
+    """The command of that name, its module imported now."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        function, target = target, typer.Typer(**STYLE, add_completion=False)
+        target.command(name, cls=Command)(function)
+    command = typer.main.get_command(target)
+    command.name = name
+    return command
+
+
+class Plumb(Group):
+    """The root group: lists commands by the table, imports the one that is called, answers for what it raises."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, entry in COMMANDS.items():
+            self.add_command(Command(name, callback=None, help=entry.help, rich_help_panel=entry.panel))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name else command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a reader that has gone is noticed here, not while the interpreter shuts down
+            return result
+        except UserError as error:
+            leave(error, code=2, debug=ctx.params["debug"])
+        except PlumblineError as error:
+            leave(error, code=1, debug=ctx.params["debug"])
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # Typer ends quietly
+            leave(error, code=2, debug=ctx.params["debug"])
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        try:
+            sys.exit(super().main(*args, **{**extra, "standalone_mode": False}) or 0)
+        except typer.TyperException as error:  # an option that does not exist, a value that is missing
+            context = getattr(error, "ctx", None)
+            hint = f" See `{context.command_path} --help`." if context else ""
+            complain(error.format_message() + hint)
+            sys.exit(error.exit_code)
+        except typer.Abort:
+            sys.exit(130)
+
+
+def leave(error: Exception, *, code: int, debug: bool) -> NoReturn:
+    """Ends with one line about `error`; with its traceback before it when `debug`."""
+    if debug:
+        traceback.print_exception(error)
+    complain(says(error))
+    raise typer.Exit(code)
+
+
+def says(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename!r}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def complain(message: str) -> None:
+    typer.secho("plumb: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+
+
+STYLE: dict[str, Any] = {
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+}
+app = typer.Typer(cls=Plumb, **STYLE)
+
+
+@app.callback(invoke_without_command=True)
+def plumb(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="PLUMBLINE_DEBUG", help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """Plumbline turns what people think of a model's answers into a measurably better model."""
+    if version:
+        from plumbline import __version__
+
+        typer.echo(f"plumb {__version__}")
+    elif ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="plumb")

@@ -1,0 +1,78 @@
+"""The fields of a settings dataclass as options of a command.
+
+A dataclass says it all once: the field's name, type and default, and the string below it, its help. We read that
+from the source and import nothing, so that help stays quick when the module needs torch, and cannot drift.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+TYPES: dict[str, tuple[Any, str | None]] = {
+    "bool": (bool, None),
+    "int": (int, "N"),
+    "float": (float, "X"),
+    "str": (str, "TEXT"),
+    "int | None": (int | None, "N"),
+    "float | None": (float | None, "X"),
+    "str | None": (str | None, "TEXT"),
+    "tuple[str, ...]": (list[str], "TEXT"),
+}
+"""What an annotation means to Typer, and how the value is called in the help."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a settings dataclass, as its source says it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+@cache
+def fields(module: str, name: str) -> dict[str, Field]:
+    """The fields of class `name` in `module`, by name, in order. Fields without a docstring are not for people."""
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None, module
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return {field.name: field for field in _documented(body)}
+
+
+def _documented(body: list[ast.stmt]) -> Iterator[Field]:
+    for statement, below in zip(body, body[1:], strict=False):
+        match statement, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                yield Field(name, ast.unparse(annotation), ast.literal_eval(value), inspect.cleandoc(text))
+
+
+def parameter(field: Field, *, panel: str | None = None) -> inspect.Parameter:
+    """The field as a keyword parameter that Typer turns into an option."""
+    assert field.type in TYPES, f"{field.name} has the type {field.type}, which no option has yet"
+    kind, metavar = TYPES[field.type]
+    option = typer.Option(field.flag, help=field.help, metavar=metavar, rich_help_panel=panel)
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, option],
+    )

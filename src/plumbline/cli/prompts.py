@@ -1,0 +1,102 @@
+"""The prompts of a command: read from a file, framed with a system message, checked against the window."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plumbline.errors import UserError
+
+if TYPE_CHECKING:
+    from plumbline.models import Sampling
+    from plumbline.records import Message, PromptRecord
+
+System = Annotated[str | None, typer.Option("--system", help="A system message before the prompt.", metavar="TEXT")]
+RawText = Annotated[bool, typer.Option("--raw", help="Send the text as it is, without the chat template.")]
+
+
+def prompt_id(text: str) -> str:
+    """The name of a prompt that came without one: the same text has the same name."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def one_prompt(text: str) -> PromptRecord:
+    from plumbline.records import PromptRecord
+
+    if not text.strip():
+        raise UserError(f"the prompt is {text!r}: give it some text")
+    return PromptRecord(prompt_id=prompt_id(text), prompt=text)
+
+
+def read_prompts(path: Path) -> list[PromptRecord]:
+    """The prompts of a .txt file (one a line) or of a JSON Lines file of prompt records; each id once."""
+    from plumbline.records import PromptRecord, read_jsonl
+
+    if path.suffix == ".txt":
+        found = [one_prompt(line.strip()) for line in read_text(path).splitlines() if line.strip()]
+    else:
+        found = list(read_jsonl(path, PromptRecord))
+    if not found:
+        raise UserError(f"{str(path)!r} holds no prompt: put one on each line")
+    by_id: dict[str, PromptRecord] = {}
+    for record in found:
+        if by_id.setdefault(record.prompt_id, record).prompt != record.prompt:
+            raise UserError(f"{str(path)!r} has two different prompts called {record.prompt_id!r}: rename one")
+    return list(by_id.values())
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{str(path)!r} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+
+
+def frame(record: PromptRecord, *, system: str | None, raw: bool) -> PromptRecord:
+    """The prompt as it is asked: with the system message, or marked as raw text."""
+    from plumbline.models import Raw
+
+    prompt = record.prompt
+    if raw:
+        if system is not None or not isinstance(prompt, str):
+            raise UserError(
+                f"--raw sends plain text, so prompt {record.prompt_id!r} can have no messages: leave out --raw"
+            )
+        return record.model_copy(update={"prompt": Raw(prompt)})
+    if system is None:
+        return record
+    turns: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return record.model_copy(update={"prompt": [{"role": "system", "content": system}, *turns]})
+
+
+def check_fit(model: str, prompts: Sequence[PromptRecord], sampling: Sampling) -> None:
+    """Refuse a prompt that is too long before any time is spent, and name it. An endpoint judges for itself."""
+    from plumbline.models.decoding import fit_prompt
+    from plumbline.models.resolve import resolve
+    from plumbline.models.tokenizer import Tokenizer
+
+    source = resolve(model)
+    if source.kind == "folder":
+        tokenizer = Tokenizer(source.folder)
+        for record in prompts:
+            fit_prompt(tokenizer, record.prompt, sampling, f"prompt {record.prompt_id!r}")
+
+
+def sent_text(model: str, prompt: PromptRecord, sampling: Sampling) -> str:
+    """The text that the model really sees; for an endpoint, which applies a template of its own, the messages."""
+    import json
+
+    from plumbline.models.chat import conversation, render
+    from plumbline.models.decoding import fit_prompt
+    from plumbline.models.resolve import resolve
+    from plumbline.models.tokenizer import Tokenizer
+
+    source = resolve(model)
+    if source.kind == "folder":
+        tokenizer = Tokenizer(source.folder)
+        return render(tokenizer, fit_prompt(tokenizer, prompt.prompt, sampling))
+    return json.dumps(list(conversation(prompt.prompt).messages), ensure_ascii=False, indent=2)

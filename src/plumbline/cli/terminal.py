@@ -1,0 +1,108 @@
+"""What people see while a command works. It goes to stderr, so that stdout holds data and nothing else.
+
+Colours and moving parts appear on a terminal only, and NO_COLOR is respected (rich sees to both).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from plumbline.models import Completion, Generate, Prompt, Sampling
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
+
+
+def screen() -> Console:
+    """stdout, for what the command was asked for."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False)
+
+
+def margin() -> Console:
+    """stderr, for everything beside it."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr, highlight=False)
+
+
+def note(text: str) -> None:
+    """A quiet line beside the data."""
+    margin().print(text, style="dim", markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One value, indented, as it is (no escapes for letters beyond ASCII)."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def printable(text: str) -> str:
+    """Text without control characters other than line ends and tabs: a model must not steer the terminal."""
+    return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc")
+
+
+def print_stream(model: Generate, prompt: Prompt, sampling: Sampling) -> Completion:
+    """The answer on stdout as it is written."""
+    completion = None
+    for chunk in model.stream(prompt, sampling):
+        typer.echo(printable(chunk.text), nl=False)
+        completion = chunk.completion
+    assert completion is not None, "a stream ends with a chunk that carries the whole completion"
+    typer.echo()
+    return completion
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A spinner with a few words, for a wait whose end is not known."""
+    console = margin()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"[dim]{text} …", spinner="dots", spinner_style="dim"):
+        yield
+
+
+@contextmanager
+def progress(text: str, *, total: int, done: int = 0, unit: str) -> Iterator[Advance]:
+    """A bar with the time left; what it is given is called with the number of units just finished."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = margin()
+    bar = Progress(
+        SpinnerColumn(style="dim"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None, style="dim", complete_style="cyan", finished_style="cyan"),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("[dim]left"),
+        console=console,
+        disable=not console.is_terminal,
+        expand=True,
+    )
+    with bar:
+        task = bar.add_task(text, total=total, completed=done)
+        yield Advance(bar, task)
+
+
+class Advance:
+    """Moves a progress bar on."""
+
+    def __init__(self, bar: Progress, task: Any) -> None:
+        self._bar = bar
+        self._task = task
+
+    def __call__(self, units: int) -> None:
+        self._bar.advance(self._task, units)
