@@ -165,7 +165,9 @@ class Embed(Protocol):
     """Texts in, one row of unit length per text out. Fake: `plumbline.models.scripted.ScriptedEmbed`."""
 
     name: str
-    dimensions: int
+
+    @property
+    def dimensions(self) -> int: ...
 
     def __call__(self, texts: Sequence[str]) -> NDArray[Any]: ...
 
