@@ -1,0 +1,205 @@
+"""Models behind an API: `RemoteChat`, a `Generate`, and `RemoteEmbed`, an `Embed`.
+
+    openai:MODEL            api.openai.com, with the key in OPENAI_API_KEY
+    openai:MODEL@URL        any OpenAI-compatible server, with PLUMBLINE_API_KEY if set
+    anthropic:MODEL[@URL]   Anthropic's Messages API, with ANTHROPIC_API_KEY, or PLUMBLINE_API_KEY at another URL
+
+What an API cannot do raises `UserError` before anything is sent. What it leaves unsaid stays empty: token ids always,
+logprobs unless asked for, `seed` unless given (and then it holds as far as the server keeps its word).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, FiniteFloat
+
+from plumbline.errors import EndpointError, UserError
+from plumbline.models import Chunk, Completion, Prompt, Sampling, Speed
+from plumbline.models.anthropic import Anthropic
+from plumbline.models.dialect import Dialect, Reply
+from plumbline.models.endpoint import Endpoint, Kind, Patience
+from plumbline.models.openai import OpenAI
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+AT_ONCE = 8
+"""Requests under way at the same time."""
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+class RemoteChat:
+    """A model behind a chat API."""
+
+    def __init__(
+        self,
+        model: str,
+        url: str | None = None,
+        kind: Kind = "openai",
+        *,
+        logprobs: bool = False,
+        at_once: int = AT_ONCE,
+        patience: Patience | None = None,
+    ) -> None:
+        if logprobs and kind == "anthropic":
+            raise UserError("logprobs were asked for, which Anthropic's API does not give: leave them out")
+        self._endpoint = Endpoint(kind, model, url, patience)
+        at_home = self._endpoint.at_home
+        self._dialect: Dialect = (
+            OpenAI(model, at_home=at_home, logprobs=logprobs) if kind == "openai" else Anthropic(model, at_home=at_home)
+        )
+        self._at_once = at_once
+        self.name = self._endpoint.name
+        self.speed = Speed()
+        """Reading and writing can be told apart in a stream only; all other time counts as writing."""
+
+    def __repr__(self) -> str:
+        return f"RemoteChat({self.name!r})"
+
+    def __call__(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> list[list[Completion]]:
+        """For each prompt its samples, in order; a few requests are under way at once."""
+        sampling = sampling or Sampling()
+        share = sampling if self._dialect.many else replace(sampling, n=1)
+        copies = sampling.n // share.n
+        jobs = [prompt for prompt in prompts for _ in range(copies)]
+        for prompt in prompts:
+            self._dialect.request(prompt, share)  # what cannot be asked is refused before anything is sent
+        begin = time.perf_counter()
+        replies = _ask_all(lambda prompt: self._ask(prompt, share), jobs, self._at_once)
+        self.speed.new_seconds += time.perf_counter() - begin
+        for reply in replies:
+            self._count(reply)
+        answers = [completion for reply in replies for completion in reply.completions]
+        return [answers[begin : begin + sampling.n] for begin in range(0, len(answers), sampling.n)]
+
+    def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Iterator[Chunk]:
+        """The answer in pieces as it arrives; the last piece carries the whole."""
+        sampling = sampling or Sampling()
+        if sampling.n != 1:
+            raise UserError(f"n is {sampling.n}: a stream carries one answer")
+        path, body = self._dialect.request(prompt, sampling, stream=True)
+        draft = self._dialect.draft()
+        begin = first = time.perf_counter()
+        for number, text in enumerate(self._endpoint.stream(path, body, draft)):
+            if number == 0:
+                first = time.perf_counter()
+            yield Chunk(text)
+        reply = draft.reply()
+        self.speed.prompt_seconds += first - begin
+        self.speed.new_seconds += time.perf_counter() - first
+        self._count(reply)
+        yield Chunk("", self._signed(reply, sampling)[0])
+
+    def _ask(self, prompt: Prompt, sampling: Sampling) -> Reply:
+        """All samples of one prompt. A server that gives fewer than asked, or refuses several, is asked again."""
+        answers: list[Completion] = []
+        prompt_tokens = new_tokens = 0
+        at_once = sampling.n
+        while len(answers) < sampling.n:
+            part = replace(
+                sampling,
+                n=min(at_once, sampling.n - len(answers)),
+                seed=None if sampling.seed is None else (sampling.seed + len(answers)) % 2**63,
+            )
+            path, body = self._dialect.request(prompt, part)
+            try:
+                reply = self._endpoint.post(path, body, self._dialect.read)
+            except EndpointError as error:
+                if part.n == 1 or error.status not in (400, 422):
+                    raise
+                at_once = 1
+                continue
+            answers += self._signed(reply, sampling)
+            prompt_tokens += reply.prompt_tokens
+            new_tokens += reply.new_tokens
+        return Reply(answers[: sampling.n], prompt_tokens, new_tokens)
+
+    def _signed(self, reply: Reply, sampling: Sampling) -> list[Completion]:
+        return [replace(completion, model=self.name, seed=sampling.seed) for completion in reply.completions]
+
+    def _count(self, reply: Reply) -> None:
+        self.speed.prompt_tokens += reply.prompt_tokens
+        self.speed.new_tokens += reply.new_tokens
+
+
+class _Vector(BaseModel):
+    embedding: list[FiniteFloat]
+    index: int
+
+
+class _Vectors(BaseModel):
+    data: list[_Vector]
+
+
+class RemoteEmbed:
+    """An embedding model behind an OpenAI-compatible API."""
+
+    def __init__(
+        self,
+        model: str,
+        url: str | None = None,
+        *,
+        batch: int = 64,
+        at_once: int = AT_ONCE,
+        patience: Patience | None = None,
+    ) -> None:
+        self._endpoint = Endpoint("openai", model, url, patience)
+        self._batch = batch
+        self._at_once = at_once
+        self._dimensions: int | None = None
+        self.name = self._endpoint.name
+
+    def __repr__(self) -> str:
+        return f"RemoteEmbed({self.name!r})"
+
+    @property
+    def dimensions(self) -> int:
+        """The length of a vector, which only a first one tells."""
+        if self._dimensions is None:
+            self._ask(["dimensions"])
+        assert self._dimensions is not None, "an answered request leaves the dimensions known"
+        return self._dimensions
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
+        """One row of unit length per text, float32, in batches of which a few are under way at once."""
+        import numpy as np
+
+        if not texts:
+            return np.empty((0, self.dimensions), dtype=np.float32)
+        batches = [list(texts[begin : begin + self._batch]) for begin in range(0, len(texts), self._batch)]
+        rows = [row for rows in _ask_all(self._ask, batches, self._at_once) for row in rows]
+        vectors = np.asarray(rows, dtype=np.float64)  # (texts, dimensions)
+        unit: NDArray[Any] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit.astype(np.float32)
+
+    def _ask(self, texts: list[str]) -> list[list[float]]:
+        def read(reply: dict[str, Any]) -> list[list[float]]:
+            found = sorted(_Vectors.model_validate(reply).data, key=lambda vector: vector.index)
+            if [vector.index for vector in found] != list(range(len(texts))):
+                raise ValueError(f"it holds {len(found)} vectors for {len(texts)} texts")
+            rows = [vector.embedding for vector in found]
+            expected = self._dimensions or len(rows[0])
+            if any(len(row) != expected for row in rows):
+                raise ValueError("its vectors differ in length")
+            if not all(any(row) for row in rows):
+                raise ValueError("it holds a vector of zeros, which has no direction")
+            self._dimensions = expected
+            return rows
+
+        body = {"model": self._endpoint.model, "input": texts, "encoding_format": "float"}
+        return self._endpoint.post("/embeddings", body, read)
+
+
+def _ask_all(ask: Callable[[_A], _B], jobs: Sequence[_A], at_once: int) -> list[_B]:
+    """What came of each job, in order; the first that fails raises, and those not yet begun are dropped."""
+    if not jobs:
+        return []
+    with ThreadPoolExecutor(min(at_once, len(jobs))) as pool:
+        return list(pool.map(ask, jobs))
