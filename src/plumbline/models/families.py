@@ -1,0 +1,200 @@
+"""The model families, loaded through transformers from a local folder.
+
+Decoder-only (GPT, GLM, Llama, Mistral, Qwen), encoder-decoder (T5, BART), encoders with a classification head and
+plain encoders (BERT). Only safetensors are loaded, since unpickling weights runs whatever code is in them, and no code
+that comes with a model is run. `family` and `missing_files` are quick and need no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from plumbline.errors import BadModel, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+Family = Literal["causal", "seq2seq", "classifier", "encoder"]
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
+_AUTO = {
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "classifier": "AutoModelForSequenceClassification",
+    "encoder": "AutoModel",
+}
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def family(folder: str | Path) -> Family:
+    """Which of the four kinds of model the folder holds, by the architecture that its config.json names."""
+    config = read_config(folder)
+    architecture = str((config.get("architectures") or [""])[0])
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return "causal"
+    if architecture.endswith("ForConditionalGeneration") and config.get("is_encoder_decoder"):
+        return "seq2seq"
+    if architecture.endswith("ForSequenceClassification"):
+        return "classifier"
+    if architecture.endswith(("Model", "ForMaskedLM")):
+        return "encoder"
+    raise BadModel(
+        f"{str(folder)!r} holds the architecture {architecture!r}: text models for generation (ForCausalLM, "
+        "ForConditionalGeneration with an encoder), classification (ForSequenceClassification) and embedding (Model) "
+        "are loaded"
+    )
+
+
+def missing_files(folder: str | Path, *, tokenizer: bool = True) -> list[str]:
+    """What the folder lacks to be a model: config.json, safetensors with every shard, and tokenizer.json."""
+    folder = Path(folder)
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
+        shards = sorted(set(_read_json(index).get("weight_map", {}).values())) or [WEIGHTS]
+        lacking += [shard for shard in shards if not (folder / shard).is_file()]
+    elif not (folder / WEIGHTS).is_file():
+        lacking.append(WEIGHTS)
+    if tokenizer and not (folder / "tokenizer.json").is_file():
+        lacking.append("tokenizer.json")
+    return lacking
+
+
+def refuse_incomplete(folder: str | Path, *, tokenizer: bool = True) -> None:
+    """BadModel where the folder lacks a file, with the list of what it lacks."""
+    folder = Path(folder)
+    lacking = missing_files(folder, tokenizer=tokenizer)
+    if not lacking:
+        return
+    pickles = sorted(file.name for file in folder.glob("*.bin")) if folder.is_dir() else []
+    remedy = (
+        f"it has {pickles[0]}, which is never loaded since unpickling runs code: save the model as safetensors"
+        if pickles and any(name.endswith(".safetensors") for name in lacking)
+        else "a model folder is what save_pretrained of transformers writes"
+    )
+    raise BadModel(f"{str(folder)!r} lacks {', '.join(lacking)}: {remedy}")
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The folder's config.json."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        refuse_incomplete(folder)
+    return _read_json(path)
+
+
+def load_causal(folder: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+    """A decoder-only language model, ready for inference."""
+    return _load("causal", folder, device, dtype)
+
+
+def load_seq2seq(folder: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+    """An encoder-decoder language model, ready for inference."""
+    return _load("seq2seq", folder, device, dtype)
+
+
+def load_classifier(folder: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+    """A sequence classifier, ready for inference."""
+    return _load("classifier", folder, device, dtype)
+
+
+def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> PreTrainedModel:
+    """An encoder without a head, ready for inference."""
+    return _load("encoder", folder, device, dtype)
+
+
+def _load(wanted: Family, folder: str | Path, device: str, dtype: str | torch.dtype) -> PreTrainedModel:
+    refuse_incomplete(folder, tokenizer=False)
+    held = family(folder)
+    if held != wanted:
+        architecture = read_config(folder)["architectures"][0]
+        raise BadModel(f"{str(folder)!r} holds a {held} model ({architecture}), and a {wanted} model is needed here")
+    place = pick_device(device)
+    kind = pick_dtype(dtype, place)
+    import transformers
+
+    auto = getattr(transformers, _AUTO[wanted])
+    try:
+        with quiet():
+            model, loading = auto.from_pretrained(
+                str(folder),
+                dtype=kind,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # whatever transformers raises is its answer about this folder
+        raise BadModel(f"{str(folder)!r} cannot be loaded: {error}") from error
+    lacking = sorted(loading["missing_keys"])
+    if wanted == "encoder":  # a pooler is BERT's own; embeddings are pooled by us
+        lacking = [name for name in lacking if not name.startswith("pooler.")]
+    if lacking:
+        # transformers would fill them with random numbers.
+        more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
+        raise BadModel(f"{str(folder)!r} lacks weights that its config.json promises: {', '.join(lacking[:4])}{more}")
+    loaded: PreTrainedModel = model.eval().to(place)
+    return loaded
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one, else the CPU."""
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device is {device!r}: give 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
+
+
+def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of that name; "auto" is float32 on the CPU and bfloat16 on CUDA where it has it."""
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise UserError(f"dtype is {dtype!r}: give one of {', '.join(_DTYPES)}")
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    picked: torch.dtype = getattr(torch, dtype)
+    return picked
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its bars and warnings: what matters of them is raised by the caller as an error."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BadModel(f"{str(path)!r} does not hold JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadModel(f"{str(path)!r} holds a {type(value).__name__}, not a JSON object")
+    return value
