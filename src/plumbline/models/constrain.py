@@ -40,7 +40,7 @@ class Automata:
         """The automaton of an answer of at most `limit` tokens, None where the answer is free."""
         if sampling.schema is None and sampling.grammar is None:
             return None
-        text = None if sampling.schema is None else json.dumps(sampling.schema, sort_keys=True)
+        text = None if sampling.schema is None else json.dumps(sampling.schema)  # its order is the answer's order
         matcher, shortest = self.start(text, sampling.grammar)
         if text is not None and shortest > limit:
             raise UserError(
@@ -59,7 +59,7 @@ class Automata:
                 # Compact JSON: free white space lets a small model write blanks until its tokens run out.
                 LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
                 if schema is not None
-                else LLMatcher.grammar_from_lark(grammar)
+                else LLMatcher.grammar_from_lark(grammar or "")
             )
         except ValueError as error:
             raise UserError(f"the {kind} {given!r} cannot be read: {error}") from error
@@ -99,7 +99,7 @@ class Automaton:
         assert ok, (token, self.matcher.get_error())
 
     def closing(self) -> NDArray[np.bool_]:
-        """The allowed tokens that lead out soonest: the end, then closing brackets, quotes, commas, anything."""
+        """The allowed tokens that lead out soonest: the end, then a quote, a closing bracket, a comma, anything."""
         mask = self._mask()
         for way in self.automata.ways_out:
             if (found := mask & way).any():
@@ -116,10 +116,13 @@ class Automaton:
 
 
 def _ways_out(table: Any, vocabulary: int) -> list[NDArray[np.bool_]]:
-    """Masks over the vocabulary, best way out first: end of text, one closing bracket, one quote, one comma."""
+    """Masks over the vocabulary, best way out first: end of text, a quote, a closing bracket, a comma.
+
+    The quote comes before the brackets, which inside a string are only more text.
+    """
     masks = [np.zeros(vocabulary, dtype=np.bool_) for _ in range(4)]
     masks[0][list(table.eos_tokens)] = True
-    for place, characters in ((1, ("}", "]")), (2, ('"',)), (3, (",",))):
+    for place, characters in ((1, ('"',)), (2, ("}", "]")), (3, (",",))):
         for character in characters:
             ids = table.tokenize_str(character)
             if len(ids) == 1:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from plumbline.errors import BadModel, MissingExtra
-from plumbline.models.convert import build_once, folder_digest
+from plumbline.models.cache import build_once, folder_digest
 from plumbline.models.gguf import supported, write_gguf
 from plumbline.project import cache_folder
 
@@ -34,7 +34,9 @@ def graph(folder: Path, weights: str) -> Path:
     if not installed():
         raise MissingExtra("openvino", "the openvino engine")
     target = cache_folder() / "graphs" / f"{folder_digest(folder)}-{weights}"
-    return build_once(target, lambda scratch: _build(folder, weights, scratch), what=f"the {weights} graph of {folder.name}")
+    return build_once(
+        target, lambda scratch: _build(folder, weights, scratch), what=f"the {weights} graph of {folder.name}"
+    )
 
 
 def _build(folder: Path, weights: str, scratch: Path) -> None:
