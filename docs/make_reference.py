@@ -1,0 +1,76 @@
+"""Writes docs/reference/ from the code itself: each command's `--help`, and the fields of `Sampling`.
+
+python docs/make_reference.py           writes the pages
+python docs/make_reference.py --check   writes nothing; ends with 1 if a page no longer says what the code says
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from plumbline.cli.main import app
+from plumbline.cli.options import fields
+
+FOLDER = Path(__file__).parent / "reference"
+WIDTH = 96
+NOTE = "<!-- Written by docs/make_reference.py from the code: change that, then `make fix`. -->\n\n"
+
+
+def commands(command: Any, context: Any) -> Iterator[tuple[str, str]]:
+    """The words that call each command and what it says of itself, the groups before what they hold."""
+    yield context.command_path, command.get_help(context)
+    if hasattr(command, "list_commands"):
+        for name in command.list_commands(context):
+            _, below, _ = command.resolve_command(context, [name])
+            yield from commands(below, command_context(below, name, context))
+
+
+def command_context(command: Any, name: str, parent: Any = None) -> Any:
+    return command.make_context(name, ["--help"], parent, resilient_parsing=True, terminal_width=WIDTH)
+
+
+def commands_page() -> str:
+    plumb = typer.main.get_command(app)
+    page = "# Commands\n\nEvery command answers `--help` with the text below.\n"
+    for path, text in commands(plumb, command_context(plumb, "plumb")):
+        page += f"\n## {path}\n\n```text\n{text.strip()}\n```\n"
+    return page
+
+
+def sampling_page() -> str:
+    page = (
+        "# Sampling\n\n"
+        "How an answer is drawn: the fields of `plumbline.Sampling`, and the options of every command that asks a "
+        "model.\n\n"
+        "```{list-table}\n:header-rows: 1\n:widths: 18 14 12 56\n\n* - Field\n  - Type\n  - Default\n  - Meaning\n"
+    )
+    for field in fields("plumbline.models", "Sampling").values():
+        page += f"* - `{field.name}`\n  - `{field.type}`\n  - `{field.default!r}`\n  - {field.help}\n"
+    return page + "```\n"
+
+
+PAGES = {"commands.md": commands_page, "sampling.md": sampling_page}
+
+
+def main(check: bool) -> int:
+    stale = []
+    for name, write in PAGES.items():
+        file, text = FOLDER / name, NOTE + write()
+        if file.exists() and file.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if not check:
+            FOLDER.mkdir(exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    if stale and check:
+        print(f"docs/reference: {', '.join(stale)} no longer says what the code says: run `make fix`", file=sys.stderr)
+    return int(bool(stale) and check)
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))
