@@ -1,8 +1,15 @@
-"""Which rows share a forward pass."""
+"""Which rows share a forward pass, and how rows of different lengths become one tensor.
+
+Masks come from lengths, never from an id: with the bundled model padding and end-of-text are one token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -17,3 +24,29 @@ def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         end = begin + max(1, budget // max(1, lengths[order[begin]]))
         yield order[begin:end]
         begin = end
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask (rows, longest), the rows' ends aligned; the padding's id is never looked at."""
+    import torch
+
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, longest - len(row) :] = torch.tensor(row)
+        mask[number, longest - len(row) :] = 1
+    return ids, mask
+
+
+def pad_right(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask (rows, longest), the rows' beginnings aligned."""
+    import torch
+
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    return ids, mask

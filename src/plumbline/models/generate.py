@@ -1,21 +1,26 @@
-"""The reference engine: `transformers` in this process. Slow and plain, and what every other engine is held against."""
+"""The reference engine: `transformers` in this process. Slow and plain, and what every other engine is held against.
+
+A prompt with many answers is one thing: its prompt is read once, and the finished cache is copied once per sample.
+"""
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plumbline.errors import UserError
 from plumbline.models import Chunk, Completion, Prompt, Sampling, Speed
+from plumbline.models.batches import pad_left, pad_right
 from plumbline.models.constrain import Automata
 from plumbline.models.decoding import Row, fit_prompt, with_seed
 from plumbline.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from plumbline.models.grouped import Batch
+    import torch
 
 MODES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 """The precision in which a model is loaded, by the name of its mode."""
@@ -92,8 +97,6 @@ class Reference:
         """Write all rows of the groups; yields after every token."""
         import torch
 
-        from plumbline.models.grouped import CausalBatch, Seq2SeqBatch
-
         if not groups:
             return
         kind = Seq2SeqBatch if self.model.config.is_encoder_decoder else CausalBatch
@@ -121,3 +124,126 @@ class Reference:
     def _push(rows: Sequence[Row], batch: Batch) -> list[int]:
         logits = batch.logits.cpu().numpy()
         return [row.push(logits[place]) for place, row in enumerate(rows)]
+
+
+class Batch(Protocol):
+    """Rows in the middle of decoding; `logits` (rows, vocabulary) are those of the next token."""
+
+    logits: torch.Tensor
+
+    def repeat(self, n: int) -> None: ...
+
+    def keep(self, rows: Sequence[int]) -> None: ...
+
+    def step(self, tokens: Sequence[int]) -> None: ...
+
+
+class CausalBatch:
+    """Rows of a decoder-only model: one cache, one mask, one position per row."""
+
+    logits: torch.Tensor
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        self.model = model
+        self.takes = set(inspect.signature(model.forward).parameters)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids, mask = pad_left(prompts)
+        self.mask = mask.to(model.device)  # (rows, time so far)
+        self.position = lengths.to(model.device)  # (rows,), that of the next token
+        self.cache: Any = DynamicCache(config=model.config)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0).to(model.device)
+        self._forward(ids.to(model.device), positions)
+
+    def repeat(self, n: int) -> None:
+        """Every row n times, in place: row r becomes rows r·n … r·n + n - 1."""
+        if n == 1:
+            return
+        self.cache.batch_repeat_interleave(n)
+        self.mask = self.mask.repeat_interleave(n, 0)
+        self.position = self.position.repeat_interleave(n, 0)
+        self.logits = self.logits.repeat_interleave(n, 0)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows go on."""
+        import torch
+
+        index = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.position, self.logits = self.mask[index], self.position[index], self.logits[index]
+
+    def step(self, tokens: Sequence[int]) -> None:
+        """One more token for every row."""
+        import torch
+
+        ids = torch.tensor(tokens, device=self.mask.device)[:, None]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+        self._forward(ids, self.position[:, None])
+        self.position = self.position + 1
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> None:
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": self.mask, "use_cache": True}
+        if "position_ids" in self.takes:
+            arguments["position_ids"] = positions
+        if "logits_to_keep" in self.takes:
+            arguments["logits_to_keep"] = 1
+        output = self.model(past_key_values=self.cache, **arguments)
+        self.cache = output.past_key_values
+        self.logits = output.logits[:, -1].float()
+
+
+class Seq2SeqBatch:
+    """Rows of an encoder-decoder: the prompt is the encoder's, its states are computed once and shared."""
+
+    logits: torch.Tensor
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        import torch
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        self.model = model
+        ids, mask = pad_right(prompts)
+        self.mask = mask.to(model.device)
+        self.states = model.get_encoder()(input_ids=ids.to(model.device), attention_mask=self.mask).last_hidden_state
+        self.cache: Any = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
+        start = model.generation_config.decoder_start_token_id
+        start = model.config.decoder_start_token_id if start is None else start
+        self._forward(torch.full((len(prompts), 1), start, device=model.device))
+
+    def repeat(self, n: int) -> None:
+        """Every row n times, in place: row r becomes rows r·n … r·n + n - 1."""
+        if n == 1:
+            return
+        self.cache.batch_repeat_interleave(n)
+        self.mask = self.mask.repeat_interleave(n, 0)
+        self.states = self.states.repeat_interleave(n, 0)
+        self.logits = self.logits.repeat_interleave(n, 0)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows go on."""
+        import torch
+
+        index = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.states, self.logits = self.mask[index], self.states[index], self.logits[index]
+
+    def step(self, tokens: Sequence[int]) -> None:
+        """One more token for every row."""
+        import torch
+
+        self._forward(torch.tensor(tokens, device=self.mask.device)[:, None])
+
+    def _forward(self, ids: torch.Tensor) -> None:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        output = self.model(
+            decoder_input_ids=ids,
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.states),
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = output.past_key_values
+        self.logits = output.logits[:, -1].float()
