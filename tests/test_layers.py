@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 # Imports point down this list, never up, and never sideways between two names of one line.
 ORDER = (
     ("errors",),
+    ("files",),
     ("records",),
     ("personal_data", "project"),
     ("models", "vectors", "web"),
@@ -32,7 +33,7 @@ HEIGHT = {area: height for height, areas in enumerate(ORDER) for area in areas}
 
 # Seconds to import each: inside functions only, and nowhere at all in what must stay free of torch.
 HEAVY = {"accelerate", "peft", "torch", "transformers"}
-TORCH_FREE = {"errors", "personal_data", "project", "records", "vectors", "web"}
+TORCH_FREE = {"errors", "files", "personal_data", "project", "records", "vectors", "web"}
 TORCH_FREE |= {"models", "models.chat", "models.constrain", "models.decoding", "models.engines", "models.remote"}
 TORCH_FREE |= {"models.resolve", "models.sampling", "models.scripted", "models.tokenizer"}
 
