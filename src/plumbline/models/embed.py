@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from plumbline.errors import BadModel, UserError
 from plumbline.models import Embed
-from plumbline.models.batches import by_length
+from plumbline.models.batches import by_length, pad_right
 from plumbline.models.encoder import Reader
 
 if TYPE_CHECKING:
@@ -81,8 +81,6 @@ class Embedder:
         import numpy as np
         import torch
 
-        from plumbline.models.grouped import pad_right
-
         if isinstance(texts, str):
             raise UserError(f"texts is the one string {texts!r}: give a list of texts")
         rows = [self._reader.read((text.lower() if self._lower else text).strip()) for text in texts]
@@ -90,9 +88,8 @@ class Embedder:
         vectors = np.empty((len(rows), self.dimensions), dtype=np.float32)
         with torch.inference_mode():
             for batch in by_length([len(row.ids) for row in rows], BATCH_TOKENS):
-                ids, mask = (
-                    tensor.to(self._model.device) for tensor in pad_right([rows[place].ids for place in batch])
-                )
+                ids, mask = pad_right([rows[place].ids for place in batch])
+                ids, mask = ids.to(self._model.device), mask.to(self._model.device)
                 hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
                 pooled = pool(hidden, mask, self.pooling)
                 vectors[batch] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
@@ -121,7 +118,12 @@ def _read_layout(folder: Path) -> _Layout:
     if not (folder / "modules.json").is_file():
         _say.warning("%r says nothing about pooling (no modules.json): taking the mean over the tokens", str(folder))
         return _Layout()
-    modules = {module["type"].rpartition(".")[2]: module["path"] for module in _read_json(folder / "modules.json")}
+    try:
+        modules = {module["type"].rpartition(".")[2]: module["path"] for module in _read_json(folder / "modules.json")}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadModel(
+            f"{str(folder / 'modules.json')!r} is not a list of modules, each with type and path: save it anew"
+        ) from error
     strange = [kind for kind in modules if kind not in ("Transformer", "Pooling", "Normalize")]
     if strange or modules.get("Transformer") != "" or "Pooling" not in modules:
         raise BadModel(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plumbline.errors import BadModel, UserError
 from plumbline.models import Prompt, Raw, Score
-from plumbline.models.batches import by_length
+from plumbline.models.batches import by_length, pad_right
 from plumbline.models.chat import conversation, encode_prompt, is_tokens
 from plumbline.models.encoder import Reader, Row
 from plumbline.models.tokenizer import Tokenizer
@@ -163,8 +163,6 @@ class _Encoder:
 
     def outputs(self, rows: Sequence[Row]) -> torch.Tensor:
         """(batch, classes)"""
-        from plumbline.models.grouped import pad_right
-
         config, device = self._model.config, self._model.device
         ids, mask = pad_right([row.ids for row in rows])
         # A head that finds its token by id must be able to tell padding from it.
@@ -205,8 +203,6 @@ class _Decoder:
     def outputs(self, rows: Sequence[Row]) -> torch.Tensor:
         """(batch, classes)"""
         import torch
-
-        from plumbline.models.grouped import pad_right
 
         ids, mask = pad_right([row.ids for row in rows])
         ids, mask = ids.to(self._model.device), mask.to(self._model.device)
