@@ -1,0 +1,325 @@
+"""The project folder: its settings, its model versions and which of them is promoted.
+
+    plumb.toml                    the settings, `Config`
+    promoted.json                 the promotions, the last one in force
+    models/NAME/N/                the version NAME@N: its weights, and
+    models/NAME/N/version.json    what it was made of, `Version`
+    runs/NAME/                    what a run leaves
+
+A version appears whole or not at all, is never written over, and its number is its own, whatever processes record at
+once and whenever they are killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from plumbline.errors import BadProject
+from plumbline.files import replaced, sync_folder
+
+SETTINGS, RECORD, STAGING = "plumb.toml", "version.json", ".new-"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What plumb.toml may say. A command's own option goes before it."""
+
+    model: str = "smollm2-135m"
+    """The model that a command takes when none is named."""
+    embedder: str = "minilm"
+    """The embedder that a command takes when none is named."""
+    criterion: str = ""
+    """What makes one answer better than another, in a sentence that labelers and reports show."""
+
+
+NEW_SETTINGS = """\
+# A Plumbline project. Every setting may be left out.
+
+# The model that a command takes when none is named.
+model = "smollm2-135m"
+
+# The embedder that a command takes when none is named.
+embedder = "minilm"
+
+# What makes one answer better than another, in a sentence that labelers and reports show.
+criterion = ""
+"""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version and what it was made of. Two versions with the same digest have the same files."""
+
+    name: str
+    number: int
+    folder: Path
+    base: str
+    """The model that training started from, as it was named."""
+    parents: tuple[str, ...]
+    """The versions of this project that went into it."""
+    data: dict[str, str]
+    """The SHA-256 of each data file."""
+    config: dict[str, Any]
+    engine_mode: str
+    """The engine and mode that its answers were sampled with, for example `openvino:f16`."""
+    created: str
+    """When, in UTC."""
+    code_version: str
+    digest: str
+    """The SHA-256 over its files, version.json apart."""
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
+class Project:
+    """An open project; its settings are read once, its versions each time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.models = self.folder / "models"
+        self.runs = self.folder / "runs"
+
+    @cached_property
+    def config(self) -> Config:
+        return read_config(self.folder / SETTINGS)
+
+    # ---- the folder
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike[str]) -> Project:
+        """Makes a project of a folder, new or not. What is there stays as it is, a project's settings too."""
+        project = cls(Path(folder))
+        try:
+            for each in (project.models, project.runs):
+                each.mkdir(parents=True, exist_ok=True)
+            if not (project.folder / SETTINGS).exists():
+                with replaced(project.folder / SETTINGS) as file:
+                    file.write(NEW_SETTINGS.encode())
+        except OSError as error:
+            raise BadProject(f"cannot make a project in {str(folder)!r}: {error.strerror}") from error
+        return project
+
+    @classmethod
+    def find(cls, start: str | os.PathLike[str] | None = None) -> Project | None:
+        """The project that `start` (the working folder) lies in, the innermost if there are several."""
+        begin = Path(start or Path.cwd()).resolve()
+        return next((cls(each) for each in (begin, *begin.parents) if (each / SETTINGS).is_file()), None)
+
+    @classmethod
+    def require(cls, start: str | os.PathLike[str] | None = None) -> Project:
+        project = cls.find(start)
+        if project is None:
+            where = str(Path(start or Path.cwd()).resolve())
+            raise BadProject(f"{where!r} lies in no project: go into one, or make one with `plumb init .`")
+        return project
+
+    # ---- versions
+
+    def versions(self) -> list[Version]:
+        """All of them, by name and number."""
+        found = sorted(self.models.glob(f"*/*/{RECORD}")) if self.models.is_dir() else []
+        versions = [read_version(each) for each in found if each.parent.name.isdecimal()]
+        return sorted(versions, key=lambda version: (version.name, version.number))
+
+    def version(self, ref: str) -> Version:
+        """The version `name@n`, or the newest of `name`."""
+        known = {version.ref: version for version in self.versions()}
+        named = {version.name: version for version in known.values()}
+        if ref in known:
+            return known[ref]
+        if ref in named:
+            return named[ref]
+        if not known:
+            raise BadProject(f"there is no version {ref!r}: {str(self.models)!r} holds none yet")
+        near = get_close_matches(ref, [*known, *named], 1)
+        hint = f"is {near[0]!r} meant?" if near else "`plumb versions` lists them"
+        raise BadProject(f"there is no version {ref!r}: {hint}")
+
+    def record_version(
+        self,
+        name: str,
+        write: Callable[[Path], object],
+        *,
+        base: str = "",
+        parents: Iterable[str] = (),
+        data: Iterable[str | os.PathLike[str]] = (),
+        config: Mapping[str, Any] | None = None,
+        engine_mode: str = "",
+    ) -> Version:
+        """Records the next version of `name`: `write(folder)` puts its files into an empty folder, `data` names the
+        files that it was trained on. Processes that record the same name take turns."""
+        from plumbline import __version__
+
+        if not NAME.fullmatch(name):
+            raise BadProject(
+                f"{name!r} cannot name a model: take letters, digits, dots, dashes and underscores, 100 at most"
+            )
+        made_of = {
+            "base": base,
+            "parents": [self.version(parent).ref for parent in parents],
+            "data": {self._shortened(Path(path)): file_digest(Path(path)) for path in data},
+            "config": dict(config or {}),
+            "engine_mode": engine_mode,
+            "code_version": __version__,
+        }
+        home = self.models / name
+        with alone_in(home):
+            for left in home.glob(f"{STAGING}*"):  # by a process that was killed: no other is in here
+                shutil.rmtree(left)
+            staging = Path(mkdtemp(dir=home, prefix=STAGING))
+            try:
+                write(staging)
+                if not any(staging.iterdir()):
+                    raise BadProject(f"no file was written for a version of {name!r}: a version has weights")
+                number = 1 + max((int(each.name) for each in home.iterdir() if each.name.isdecimal()), default=0)
+                made = {"version": f"{name}@{number}", **made_of, "created": now(), "digest": folder_digest(staging)}
+                (staging / RECORD).write_text(json.dumps(made, indent=2, default=str) + "\n", encoding="utf-8")
+                sync_tree(staging)
+                staging.chmod(0o755)
+                staging.rename(home / str(number))  # fails where that number has files, so it never writes over
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+            sync_folder(home)
+        return read_version(home / str(number) / RECORD)
+
+    def _shortened(self, path: Path) -> str:
+        path = path.resolve()
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+
+    # ---- the promoted one
+
+    def promoted(self) -> Version | None:
+        """The version in force, None when none is."""
+        history = self._promotions()
+        return self.version(history[-1]["version"]) if history else None
+
+    def promote(self, ref: str) -> Version:
+        """Puts a version in force; what was in force before comes back with `rollback`."""
+        version = self.version(ref)
+        with alone_in(self.models):
+            history = self._promotions()
+            if not history or history[-1]["version"] != version.ref:
+                self._write_promotions([*history, {"version": version.ref, "at": now()}])
+        return version
+
+    def rollback(self) -> Version | None:
+        """Undoes the last promotion; returns the version that is in force again, None when it was the first."""
+        with alone_in(self.models):
+            history = self._promotions()
+            if not history:
+                raise BadProject("nothing is promoted, so there is nothing to go back from")
+            before = self.version(history[-2]["version"]) if len(history) > 1 else None
+            self._write_promotions(history[:-1])
+        return before
+
+    def _promotions(self) -> list[dict[str, str]]:
+        path = self.folder / "promoted.json"
+        try:
+            history = json.loads(path.read_text(encoding="utf-8"))["history"] if path.exists() else []
+            return [{"version": str(each["version"]), "at": str(each["at"])} for each in history]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadProject(
+                f"{str(path)!r} is damaged ({error!r}): mend it, or remove it and promote again"
+            ) from error
+
+    def _write_promotions(self, history: list[dict[str, str]]) -> None:
+        with replaced(self.folder / "promoted.json") as file:
+            file.write(json.dumps({"history": history}, indent=2).encode() + b"\n")
+
+
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept. It may not be there yet."""
+    if given := os.environ.get("PLUMBLINE_CACHE"):
+        return Path(given).expanduser().absolute()
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "plumbline"
+
+
+def read_config(path: Path) -> Config:
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadProject(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadProject(f"{str(path)!r} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadProject(f"{str(path)!r} is not TOML: {error}") from error
+    known = [field.name for field in fields(Config)]
+    for key, value in settings.items():
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f"is `{near[0]}` meant?" if near else f"there are {', '.join(f'`{name}`' for name in known)}"
+            raise BadProject(f"{str(path)!r} has `{key}`, which is no setting: {hint}")
+        if not isinstance(value, str):
+            raise BadProject(f"{str(path)!r} sets `{key}` to {value!r}: it must be text in quotes")
+    return Config(**settings)
+
+
+def read_version(path: Path) -> Version:
+    """What a version.json says; name and number are those of its place."""
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        name, number = path.parts[-3], int(path.parts[-2])
+        stated = {field.name: made[field.name] for field in fields(Version) if field.name not in PLACE}
+        return Version(name, number, path.parent, **{**stated, "parents": tuple(stated["parents"])})
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BadProject(
+            f"{str(path)!r} is damaged ({error!r}): put it back from a backup or remove its folder"
+        ) from error
+
+
+PLACE = ("name", "number", "folder")
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """The SHA-256 over the names and contents of all files below a folder, its version.json apart."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / RECORD:
+            total.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
+    return total.hexdigest()
+
+
+def sync_tree(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        sync_folder(path)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps every other process that asks the same out of a folder; a process that dies lets go of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
