@@ -90,7 +90,7 @@ def test_relative_links_resolve() -> None:
         ("a\tb\n", "a tab"),
         ("a", "does not end"),
         ("a\n\n", "empty lines at the end"),
-        ("see /home" + "/ann/plumbline\n", "'/home/a' names a machine"),
+        ("see /home" + "/ann/plumbline\n", "names a machine or a registry"),
         ("pip install --index" + "-url X\n", "names a machine or a registry"),
     ],
 )
