@@ -58,9 +58,7 @@ def refuse(api: str, sampling: Sampling, names: Sequence[str]) -> None:
     for name in names:
         value = getattr(sampling, name)
         if value != getattr(Sampling, name):  # the defaults
-            raise UserError(
-                f"{name} is {value!r}, which {api} cannot do: leave it at its default, or use a local model"
-            )
+            raise UserError(f"{name} is {value!r}, which {api} cannot do: leave it out, or use a local model")
 
 
 def sampling_values(sampling: Sampling, at_home: bool) -> dict[str, float]:

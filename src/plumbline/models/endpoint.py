@@ -306,10 +306,11 @@ class Endpoint:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        # No proxy stands between this machine and itself, whatever the environment says of proxies.
-        local = httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=8)
-        client = httpx.Client(trust_env=not local, limits=limits, follow_redirects=False)
+        # A transport of its own asks no proxy: none stands between this machine and itself.
+        local = httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")
+        transport = httpx.HTTPTransport(limits=limits) if local else None
+        client = httpx.Client(transport=transport, limits=limits, follow_redirects=False)
         weakref.finalize(self, client.close)
         return client
 
@@ -336,11 +337,11 @@ def _check_url(url: str) -> str:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise UserError(f"the endpoint's URL {url!r} cannot be read ({error}): {like}") from None
-    if parsed.userinfo or parsed.query or parsed.fragment:
+    if "@" in url or parsed.query or parsed.fragment:
         # Not shown: it may hold a key.
         raise UserError(
-            f"the endpoint's URL on {parsed.host!r} carries a user, a query or a fragment: give the address alone, and "
-            "a key in PLUMBLINE_API_KEY"
+            "the endpoint's URL carries a user, a query or a fragment: give the address alone, and a key in "
+            "PLUMBLINE_API_KEY"
         )
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UserError(f"the endpoint's URL {url!r} has no http:// or no host: {like}")

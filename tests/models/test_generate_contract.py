@@ -1,0 +1,50 @@
+"""One contract, every `Generate`. A new one is one more line in `SUBJECTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import contract
+import pytest
+from contract import Subject
+from fake_server import FakeServer, speak
+
+from plumbline.models.remote import RemoteChat
+from plumbline.models.scripted import Scripted, count_tokens, prompt_text
+
+
+def _script() -> Scripted:
+    """To each prompt three long answers, which tell what they answer to."""
+
+    def answers(prompt: Any) -> list[str]:
+        asked = prompt_text(prompt)
+        return [f"{word}, you said “{asked}” and this is a longer answer to it." for word in ("Well", "Yes", "Hm")]
+
+    return Scripted(answers)
+
+
+@contextmanager
+def _remote(kind: Any, seeded: bool, several: bool = True) -> Iterator[Subject]:
+    with FakeServer(speak(_script(), several=several)) as server:
+        yield Subject(RemoteChat("m", server.url, kind), seeded=seeded, count=count_tokens)
+
+
+SUBJECTS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Subject]]] = {
+    "scripted": lambda _: nullcontext(Subject(_script(), count=count_tokens)),
+    "openai": lambda _: _remote("openai", seeded=True),
+    "openai, one choice a request": lambda _: _remote("openai", seeded=True, several=False),
+    "anthropic": lambda _: _remote("anthropic", seeded=False),
+}
+
+
+@pytest.fixture(params=SUBJECTS)
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    with SUBJECTS[request.param](request) as made:
+        yield made
+
+
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
+def test_contract(check: Callable[[Subject], None], subject: Subject) -> None:
+    check(subject)
