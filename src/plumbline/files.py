@@ -200,7 +200,7 @@ def write_jsonl(path: str | os.PathLike[str], records: Iterable[BaseModel], *, a
         mend_last_line(file, path)
         count = write_lines(file, records)
         os.fsync(file.fileno())
-    sync_folder(path.parent)
+    sync(path.parent)
     return count
 
 
@@ -229,12 +229,12 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes what is in a file, or the names in a folder, last through a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -21,19 +21,19 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from plumbline.errors import BadProject
-from plumbline.files import replaced, sync_folder
+from plumbline.files import replaced, sync
 
-SETTINGS, RECORD, STAGING = "plumb.toml", "version.json", ".new-"
+SETTINGS, PROMOTIONS, RECORD = "plumb.toml", "promoted.json", "version.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NUMBER = re.compile(r"[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Project:
     def versions(self) -> list[Version]:
         """All of them, by name and number."""
         found = sorted(self.models.glob(f"*/*/{RECORD}")) if self.models.is_dir() else []
-        versions = [read_version(each) for each in found if each.parent.name.isdecimal()]
+        versions = [read_version(each) for each in found if NUMBER.fullmatch(each.parent.name)]
         return sorted(versions, key=lambda version: (version.name, version.number))
 
     def version(self, ref: str) -> Version:
@@ -182,24 +182,15 @@ class Project:
         }
         home = self.models / name
         with alone_in(home):
-            for left in home.glob(f"{STAGING}*"):  # by a process that was killed: no other is in here
-                shutil.rmtree(left)
-            staging = Path(mkdtemp(dir=home, prefix=STAGING))
-            try:
-                write(staging)
-                if not any(staging.iterdir()):
+            numbers = [int(each.name) for each in home.iterdir() if NUMBER.fullmatch(each.name)]
+            place = home / str(max(numbers, default=0) + 1)
+            with placed_whole(place) as folder:
+                write(folder)
+                if not any(folder.iterdir()):
                     raise BadProject(f"no file was written for a version of {name!r}: a version has weights")
-                number = 1 + max((int(each.name) for each in home.iterdir() if each.name.isdecimal()), default=0)
-                made = {"version": f"{name}@{number}", **made_of, "created": now(), "digest": folder_digest(staging)}
-                (staging / RECORD).write_text(json.dumps(made, indent=2, default=str) + "\n", encoding="utf-8")
-                sync_tree(staging)
-                staging.chmod(0o755)
-                staging.rename(home / str(number))  # fails where that number has files, so it never writes over
-            except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
-                raise
-            sync_folder(home)
-        return read_version(home / str(number) / RECORD)
+                made = {"version": f"{name}@{place.name}", **made_of, "created": now(), "digest": folder_digest(folder)}
+                (folder / RECORD).write_text(json.dumps(made, indent=2, default=str) + "\n", encoding="utf-8")
+        return read_version(place / RECORD)
 
     def _shortened(self, path: Path) -> str:
         path = path.resolve()
@@ -232,7 +223,7 @@ class Project:
         return before
 
     def _promotions(self) -> list[dict[str, str]]:
-        path = self.folder / "promoted.json"
+        path = self.folder / PROMOTIONS
         try:
             history = json.loads(path.read_text(encoding="utf-8"))["history"] if path.exists() else []
             return [{"version": str(each["version"]), "at": str(each["at"])} for each in history]
@@ -242,7 +233,7 @@ class Project:
             ) from error
 
     def _write_promotions(self, history: list[dict[str, str]]) -> None:
-        with replaced(self.folder / "promoted.json") as file:
+        with replaced(self.folder / PROMOTIONS) as file:
             file.write(json.dumps({"history": history}, indent=2).encode() + b"\n")
 
 
@@ -279,15 +270,14 @@ def read_version(path: Path) -> Version:
     try:
         made = json.loads(path.read_text(encoding="utf-8"))
         name, number = path.parts[-3], int(path.parts[-2])
-        stated = {field.name: made[field.name] for field in fields(Version) if field.name not in PLACE}
+        stated = {
+            field.name: made[field.name] for field in fields(Version) if field.name not in ("name", "number", "folder")
+        }
         return Version(name, number, path.parent, **{**stated, "parents": tuple(stated["parents"])})
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise BadProject(
             f"{str(path)!r} is damaged ({error!r}): put it back from a backup or remove its folder"
         ) from error
-
-
-PLACE = ("name", "number", "folder")
 
 
 def file_digest(path: Path) -> str:
@@ -304,9 +294,21 @@ def folder_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def sync_tree(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        sync_folder(path)
+@contextmanager
+def placed_whole(place: Path) -> Iterator[Path]:
+    """An empty folder to fill that becomes `place` when the block ends well. One process at a time (`alone_in`)."""
+    filling = place.with_name(".new")
+    shutil.rmtree(filling, ignore_errors=True)  # what a process that was killed had begun
+    filling.mkdir()
+    try:
+        yield filling
+        for each in (*filling.rglob("*"), filling):
+            sync(each)
+        filling.rename(place)  # refused by the system where `place` has files
+    except BaseException:
+        shutil.rmtree(filling, ignore_errors=True)
+        raise
+    sync(place.parent)
 
 
 def now() -> str:
