@@ -1,0 +1,226 @@
+"""The grouped forward pass: a prompt with its K completions is computed as one thing, gradients included.
+
+    plain     K · (P + C) tokens: every completion with its own copy of the prompt
+    grouped   P + K · C tokens: the prompt once, the completions against its keys and values
+
+The prompt's pass keeps its keys and values with their gradients; the completions' pass reads them, row by row, at
+positions that go on after the prompt. It is exact for every model whose attention reads the cache as given, and a
+self-test at the first use decides per model; where it fails the plain path is taken, and said once.
+
+Recomputation (`recompute=True`) keeps only each layer's input and computes the layer again in backward. The stock
+gradient checkpointing drops the cache, silently; here the cache is read and never appended to, so a layer can run
+twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from plumbline.models.batches import pad_left, pad_right
+
+if TYPE_CHECKING:
+    import torch
+
+Path = Literal["auto", "grouped", "plain"]
+
+WORTH = 1.5
+"""The plain path's tokens over the grouped path's, from which grouping pays for its second pass."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Token ids of one prompt and of its completions."""
+
+    prompt: Sequence[int]
+    completions: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Hidden states of the completions' tokens, completion after completion, group after group."""
+
+    states: torch.Tensor  # (tokens, hidden), each the state that predicts its target
+    targets: torch.Tensor  # (tokens,)
+    row: torch.Tensor  # (tokens,), the completion that each token belongs to
+    last: torch.Tensor  # (completions, hidden), the state at each completion's own last token
+
+    def sums(self, per_token: torch.Tensor) -> torch.Tensor:
+        """Per completion (completions,), the sum of something given per token."""
+        return per_token.new_zeros(len(self.last)).index_add(0, self.row, per_token)
+
+
+def forward(model: Any, groups: Sequence[Group], *, path: Path = "auto", recompute: bool = False) -> Answers:
+    """The completions' hidden states under a decoder-only model. Both paths give the same states and gradients."""
+    for group in groups:
+        assert group.prompt and group.completions and all(group.completions), "an empty prompt or completion"
+    if path == "auto":
+        path = "grouped" if pays(groups) and works(model) else "plain"
+    with recomputed(model) if recompute else contextlib.nullcontext():
+        return (_grouped if path == "grouped" else _plain)(model, groups)
+
+
+def pays(groups: Sequence[Group]) -> bool:
+    """Whether the grouped path saves enough tokens, padding included."""
+    prompts, rows = len(groups), sum(len(group.completions) for group in groups)
+    prompt = max(len(group.prompt) for group in groups)
+    completion = max(len(completion) for group in groups for completion in group.completions)
+    return rows * (prompt + completion) >= WORTH * (prompts * prompt + rows * completion)
+
+
+def _grouped(model: Any, groups: Sequence[Group]) -> Answers:
+    import torch
+
+    device = model.device
+    kept, shared = _layers()
+    lengths = torch.tensor([len(group.prompt) for group in groups], device=device)
+    ids, mask = (each.to(device) for each in pad_left([group.prompt for group in groups]))
+    ragged = bool((lengths != lengths[0]).any())
+    cache = _cache([kept() for _ in range(model.config.num_hidden_layers)])
+    prompt_states = _base(model)(
+        input_ids=ids,
+        attention_mask=mask if ragged else None,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    completions = [completion for group in groups for completion in group.completions]
+    group_of = torch.tensor([number for number, group in enumerate(groups) for _ in group.completions], device=device)
+    ids, tail = (each.to(device) for each in pad_right(completions))
+    states = _base(model)(
+        input_ids=ids,
+        attention_mask=torch.cat([mask[group_of], torch.ones_like(tail)], 1) if ragged else None,
+        position_ids=lengths[group_of, None] + torch.arange(ids.shape[1], device=device),
+        past_key_values=_cache([shared(layer, group_of) for layer in cache.layers]),
+        use_cache=True,
+    ).last_hidden_state
+    return _pick(torch.cat([prompt_states[group_of, -1:], states], 1), completions)
+
+
+def _plain(model: Any, groups: Sequence[Group]) -> Answers:
+    import torch
+
+    rows = [(group.prompt, completion) for group in groups for completion in group.completions]
+    ids, _ = pad_right([[*prompt, *completion] for prompt, completion in rows])
+    # Padding stands behind every real token, where a causal model does not look.
+    states = _base(model)(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
+    longest = max(len(completion) for _, completion in rows)
+    begin = torch.tensor([len(prompt) - 1 for prompt, _ in rows], device=model.device)
+    places = (begin[:, None] + torch.arange(longest + 1, device=model.device)).clamp(max=states.shape[1] - 1)
+    row = torch.arange(len(rows), device=model.device)[:, None]
+    return _pick(states[row, places], [completion for _, completion in rows])
+
+
+def _pick(states: torch.Tensor, completions: Sequence[Sequence[int]]) -> Answers:
+    """From states (rows, 1 + longest, hidden), the first of each row at its prompt's end, the real ones."""
+    import torch
+
+    device = states.device
+    lengths = torch.tensor([len(completion) for completion in completions], device=device)
+    real = torch.arange(states.shape[1], device=device) < lengths[:, None]
+    return Answers(
+        states=states[real],
+        targets=torch.tensor([token for completion in completions for token in completion], device=device),
+        row=real.nonzero()[:, 0],
+        last=states[torch.arange(len(completions), device=device), lengths],
+    )
+
+
+def _base(model: Any) -> Any:
+    """The model below its vocabulary head."""
+    return model.base_model
+
+
+def _cache(layers: list[Any]) -> Any:
+    from transformers import Cache
+
+    return Cache(layers=layers)
+
+
+@lru_cache(maxsize=1)
+def _layers() -> tuple[Any, Any]:
+    """Two kinds of cache layer that a recomputed forward pass may visit twice."""
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    class Kept(DynamicLayer):
+        """The prompt's pass: keeps what it is given the first time."""
+
+        def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+                self.keys, self.values = key_states, value_states
+            return key_states, value_states
+
+    class Shared(DynamicLayer):
+        """The completions' pass: every row reads its prompt's keys and values, and nothing is kept."""
+
+        def __init__(self, prompt: Any, group_of: torch.Tensor) -> None:
+            super().__init__()
+            self.lazy_initialization(prompt.keys, prompt.values)
+            self.keys, self.values, self.group_of = prompt.keys, prompt.values, group_of
+
+        def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+            keys = torch.cat([self.keys[self.group_of], key_states], -2)
+            return keys, torch.cat([self.values[self.group_of], value_states], -2)
+
+    return Kept, Shared
+
+
+@contextlib.contextmanager
+def recomputed(model: Any) -> Iterator[None]:
+    """Inside, each decoder layer's inner results are not kept but computed again in backward."""
+    from torch.utils.checkpoint import checkpoint
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in _base(model).modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def again(plain: Any) -> Any:
+        return lambda *args, **kwargs: checkpoint(plain, *args, use_reentrant=False, **kwargs)
+
+    for layer in layers:
+        layer.forward = again(layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own shows again
+
+
+_tested: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def works(model: Any) -> bool:
+    """The self-test, once per model: two ragged prompts with two and three completions, grouped against plain."""
+    if model not in _tested:
+        _tested[model] = _self_test(model)
+        if not _tested[model]:
+            kind = type(model).__name__
+            print(
+                f"plumb: {kind} does not pass the grouped self-test; prompts are computed per answer", file=sys.stderr
+            )
+    return _tested[model]
+
+
+def _self_test(model: Any) -> bool:
+    import torch
+
+    words = model.config.vocab_size
+    ids = [(7 * place * place + 3 * place + 5) % words for place in range(40)]
+    groups = [Group(ids[:9], [ids[9:12], ids[12:19]]), Group(ids[19:24], [ids[24:29], ids[29:30], ids[30:40]])]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            ours, plain = _grouped(model, groups), _plain(model, groups)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
+        return False  # a model that takes no cache of ours
+    finally:
+        model.train(training)
+    slack = 0.1 if plain.states.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    return bool((ours.states - plain.states).abs().max() <= slack * plain.states.abs().max())
