@@ -182,8 +182,7 @@ class Project:
         }
         home = self.models / name
         with alone_in(home):
-            numbers = [int(each.name) for each in home.iterdir() if NUMBER.fullmatch(each.name)]
-            place = home / str(max(numbers, default=0) + 1)
+            place = home / str(next_number(home))
             with placed_whole(place) as folder:
                 write(folder)
                 if not any(folder.iterdir()):
@@ -278,6 +277,16 @@ def read_version(path: Path) -> Version:
         raise BadProject(
             f"{str(path)!r} is damaged ({error!r}): put it back from a backup or remove its folder"
         ) from error
+
+
+def next_number(home: Path) -> int:
+    """One above all numbers that were ever given here: that of a version someone removed is not given again."""
+    last = home / ".last"
+    given = [each.name for each in home.iterdir()] + ([last.read_text(encoding="utf-8")] if last.exists() else [])
+    number = 1 + max((int(each) for each in given if NUMBER.fullmatch(each)), default=0)
+    with replaced(last) as file:
+        file.write(str(number).encode())
+    return number
 
 
 def file_digest(path: Path) -> str:
