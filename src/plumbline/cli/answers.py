@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from plumbline.cli.output import Output
-from plumbline.cli.terminal import note, progress
+from plumbline.cli.terminal import progress
 
 if TYPE_CHECKING:
     from plumbline.models import Completion, Generate, Sampling
@@ -31,7 +31,4 @@ def answer_all(
                     done += 1
                     advance(1)
     finally:
-        if output.path is not None:
-            note(
-                f"{done} of {total} prompts are in {output.path}" + ("" if done == total else "; run it again to go on")
-            )
+        output.tell(done, total, "prompts")

@@ -11,7 +11,7 @@ import typer
 from plumbline.cli.answers import answer_all
 from plumbline.cli.loading import DEFAULT, Engine, Mode, ModelName, open_model
 from plumbline.cli.output import Force, Output
-from plumbline.cli.prompts import RawText, System, check_fit, frame, one_prompt, read_prompts, sent_text
+from plumbline.cli.prompts import RawText, System, check_fit, frame, one_prompt, read_prompts, sent_text, tokenizer_of
 from plumbline.cli.sampling import SamplingOptions, as_settings, takes_sampling
 from plumbline.cli.terminal import AsJson, note, print_json, print_stream, printable
 from plumbline.errors import UserError
@@ -54,10 +54,11 @@ def generate(
     asked = [one_prompt(prompt)] if prompt is not None else read_prompts(prompts or Path())
     asked = [frame(record, system=system, raw=raw) for record in asked]
     output = Output(out, force=force)
+    tokenizer = tokenizer_of(model)
     if show_prompt:
         for record in asked:
-            note(sent_text(model, record, drawn))
-    check_fit(model, asked, drawn)
+            note(sent_text(tokenizer, record, drawn))
+    check_fit(tokenizer, asked, drawn)
     generator = open_model(model, engine, mode)
     settings = as_settings(drawn, raw=raw)
     if prompt is None or out is not None:

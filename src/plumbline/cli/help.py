@@ -6,9 +6,23 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+STYLE: dict[str, Any] = {
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+}
+"""What every Typer of ours is made with."""
+
 
 class Command(TyperCommand):
     """A command whose options stand under the headings that they name."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [option for option in self.get_params(ctx) if option.param_type_name == "argument"]
+        return [
+            "[OPTIONS]",
+            *(called(argument) if argument.required else f"[{called(argument)}]" for argument in arguments),
+        ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_options(self, ctx, formatter)
@@ -30,11 +44,18 @@ class Group(TyperGroup):
 def write_options(command: Any, ctx: Any, formatter: Any) -> None:
     headings: dict[str, list[tuple[str, str]]] = {}
     for option in command.get_params(ctx):
-        record = option.get_help_record(ctx)
+        record: Any = option.get_help_record(ctx)
         if record is not None:
-            kind = "Arguments" if option.param_type_name == "argument" else "Options"
+            argument = option.param_type_name == "argument"
+            kind = "Arguments" if argument else "Options"
+            record = (called(option), record[1]) if argument else record
             headings.setdefault(getattr(option, "rich_help_panel", None) or kind, []).append(record)
     write_sections(formatter, headings)
+
+
+def called(argument: Any) -> str:
+    """What the help calls an argument."""
+    return str(argument.metavar or argument.name.upper())
 
 
 def write_sections(formatter: Any, headings: dict[str, list[tuple[str, str]]]) -> None:

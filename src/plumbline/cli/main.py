@@ -14,7 +14,8 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from plumbline.cli.help import Command, Group
+from plumbline.cli.help import STYLE, Command, Group
+from plumbline.cli.terminal import complain
 from plumbline.errors import PlumblineError, UserError
 
 START, ASK, KEEP = "Start here", "Ask a model", "Models and versions"
@@ -108,16 +109,6 @@ def says(error: Exception) -> str:
     return str(error)
 
 
-def complain(message: str) -> None:
-    typer.secho("plumb: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
-
-
-STYLE: dict[str, Any] = {
-    "context_settings": {"help_option_names": ["-h", "--help"]},
-    "rich_markup_mode": None,
-    "pretty_exceptions_enable": False,
-}
 app = typer.Typer(cls=Plumb, **STYLE)
 
 

@@ -6,7 +6,6 @@ was made with other settings.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from plumbline.cli.terminal import note
 from plumbline.errors import UserError
 
 if TYPE_CHECKING:
-    from plumbline.records import ComparisonSet, Generated, PromptRecord
-
-    Record = Generated | ComparisonSet
+    from plumbline.records import ComparisonSet, Generated, PromptRecord, Record
 
 Force = Annotated[bool, typer.Option("--force", help="Begin again and write over an output file that is there.")]
+
+
+Settings = dict[str, Any]
 
 
 class Output:
@@ -42,23 +43,29 @@ class Output:
 
         if self.path is None:
             for record in records:
-                typer.echo(record.model_dump_json(exclude_none=True))
+                typer.echo(record.model_dump_json())
         else:
             write_jsonl(self.path, records, append=True)
 
+    def tell(self, done: int, total: int, unit: str) -> None:
+        """Says how much is in the file, and how to go on where that is not all."""
+        if self.path is not None:
+            rest = "" if done == total else ": run the same command again to go on"
+            note(f"{done} of {total} {unit} are in {self.path}{rest}")
+
     def missing(
-        self, prompts: Sequence[PromptRecord], kind: type[Record], *, lines: int, settings: dict[str, Any]
+        self, prompts: Sequence[PromptRecord], kind: type[Generated | ComparisonSet], *, lines: int, settings: Settings
     ) -> list[PromptRecord]:
         """The prompts that the file does not hold yet; a prompt is there when all its `lines` are.
 
-        What a stopped run left half-written is cut off. Raises where the file was made from other prompts of the
+        What a stopped run left half-written is taken out. Raises where the file was made from other prompts of the
         same ids or with other settings.
         """
         from plumbline.records import read_jsonl, write_jsonl
 
-        if self.path is None or not self.path.exists():
+        if not self.begun():
             return list(prompts)
-        cut_torn_line(self.path, kind)
+        assert self.path is not None
         asked = {prompt.prompt_id: prompt.prompt for prompt in prompts}
         there: Counter[str] = Counter()
         for record in read_jsonl(self.path, kind):
@@ -69,12 +76,19 @@ class Output:
             there[record.prompt_id] += 1
         whole = {prompt for prompt, count in there.items() if count >= lines}
         if len(whole) < len(there):
-            new = self.path.with_name(self.path.name + ".new")
-            write_jsonl(new, (record for record in read_jsonl(self.path, kind) if record.prompt_id in whole))
-            new.replace(self.path)
+            write_jsonl(self.path, (each for each in read_jsonl(self.path, kind) if each.prompt_id in whole))
         return [prompt for prompt in prompts if prompt.prompt_id not in whole]
 
-    def _compare(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+    def begun(self) -> bool:
+        """Whether there are lines from a run that was stopped. The last one is mended, should it be torn."""
+        from plumbline.records import write_jsonl
+
+        if self.path is None or not self.path.is_file():
+            return False
+        write_jsonl(self.path, [], append=True)
+        return self.path.stat().st_size > 0
+
+    def _compare(self, before: Settings, now: Settings) -> None:
         for name in {**before, **now}:
             if before.get(name) != now.get(name):
                 raise UserError(
@@ -83,23 +97,7 @@ class Output:
                 )
 
 
-def made_with(record: Record) -> dict[str, Any]:
+def made_with(record: Generated | ComparisonSet) -> Settings:
     """The settings that a record tells of; a set's answers share theirs."""
     made: Any = getattr(record, "completions", [record])[0]
     return {"model": made.model, **made.sampling}
-
-
-def cut_torn_line(path: Path, kind: type[Record]) -> None:
-    """Cuts off a last line without its end, if it is one of ours: a run was killed, or the disk full, in writing it."""
-    with path.open("r+b") as file:
-        size = end = file.seek(0, os.SEEK_END)
-        tail = b""
-        while end > 0 and b"\n" not in tail:
-            begin = max(0, end - 65536)
-            file.seek(begin)
-            tail = file.read(end - begin) + tail
-            end = begin
-        torn = tail.rpartition(b"\n")[2]
-        first_field = next(iter(kind.model_fields))
-        if torn and f'{{"{first_field}'.startswith(torn.decode(errors="replace")[: len(first_field) + 2]):
-            file.truncate(size - len(torn))

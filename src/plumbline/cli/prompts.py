@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plumbline.cli.terminal import waiting
 from plumbline.errors import UserError
 
 if TYPE_CHECKING:
     from plumbline.models import Sampling
+    from plumbline.models.tokenizer import Tokenizer
     from plumbline.records import Message, PromptRecord
 
 System = Annotated[str | None, typer.Option("--system", help="A system message before the prompt.", metavar="TEXT")]
 RawText = Annotated[bool, typer.Option("--raw", help="Send the text as it is, without the chat template.")]
-
-
-def prompt_id(text: str) -> str:
-    """The name of a prompt that came without one: the same text has the same name."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def one_prompt(text: str) -> PromptRecord:
@@ -29,7 +25,7 @@ def one_prompt(text: str) -> PromptRecord:
 
     if not text.strip():
         raise UserError(f"the prompt is {text!r}: give it some text")
-    return PromptRecord(prompt_id=prompt_id(text), prompt=text)
+    return PromptRecord.model_validate({"prompt": text})
 
 
 def read_prompts(path: Path) -> list[PromptRecord]:
@@ -38,10 +34,10 @@ def read_prompts(path: Path) -> list[PromptRecord]:
 
     if path.suffix == ".txt":
         found = [one_prompt(line.strip()) for line in read_text(path).splitlines() if line.strip()]
+        if not found:
+            raise UserError(f"{str(path)!r} holds no prompt: put one on each line")
     else:
         found = list(read_jsonl(path, PromptRecord))
-    if not found:
-        raise UserError(f"{str(path)!r} holds no prompt: put one on each line")
     by_id: dict[str, PromptRecord] = {}
     for record in found:
         if by_id.setdefault(record.prompt_id, record).prompt != record.prompt:
@@ -73,30 +69,32 @@ def frame(record: PromptRecord, *, system: str | None, raw: bool) -> PromptRecor
     return record.model_copy(update={"prompt": [{"role": "system", "content": system}, *turns]})
 
 
-def check_fit(model: str, prompts: Sequence[PromptRecord], sampling: Sampling) -> None:
-    """Refuse a prompt that is too long before any time is spent, and name it. An endpoint judges for itself."""
-    from plumbline.models.decoding import fit_prompt
+def tokenizer_of(model: str) -> Tokenizer | None:
+    """The tokenizer of a local model, brought here and converted first where that is needed; None for an endpoint."""
     from plumbline.models.resolve import resolve
     from plumbline.models.tokenizer import Tokenizer
 
-    source = resolve(model)
-    if source.kind == "folder":
-        tokenizer = Tokenizer(source.folder)
+    with waiting(f"looking up {model}"):
+        source = resolve(model)
+        return Tokenizer(source.folder) if source.kind == "folder" else None
+
+
+def check_fit(tokenizer: Tokenizer | None, prompts: Sequence[PromptRecord], sampling: Sampling) -> None:
+    """Refuses a prompt that is too long before any time is spent, and names it. An endpoint judges for itself."""
+    from plumbline.models.decoding import fit_prompt
+
+    if tokenizer is not None:
         for record in prompts:
             fit_prompt(tokenizer, record.prompt, sampling, f"prompt {record.prompt_id!r}")
 
 
-def sent_text(model: str, prompt: PromptRecord, sampling: Sampling) -> str:
+def sent_text(tokenizer: Tokenizer | None, prompt: PromptRecord, sampling: Sampling) -> str:
     """The text that the model really sees; for an endpoint, which applies a template of its own, the messages."""
     import json
 
     from plumbline.models.chat import conversation, render
     from plumbline.models.decoding import fit_prompt
-    from plumbline.models.resolve import resolve
-    from plumbline.models.tokenizer import Tokenizer
 
-    source = resolve(model)
-    if source.kind == "folder":
-        tokenizer = Tokenizer(source.folder)
+    if tokenizer is not None:
         return render(tokenizer, fit_prompt(tokenizer, prompt.prompt, sampling))
     return json.dumps(list(conversation(prompt.prompt).messages), ensure_ascii=False, indent=2)

@@ -17,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
     from plumbline.models import Completion, Generate, Prompt, Sampling
 
@@ -40,6 +41,13 @@ def margin() -> Console:
 def note(text: str) -> None:
     """A quiet line beside the data."""
     margin().print(text, style="dim", markup=False, soft_wrap=True)
+
+
+def complain(message: str) -> None:
+    """One line about what went wrong."""
+    console = margin()
+    console.print("plumb:", style="bold red", end=" ")
+    console.print(message, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -106,3 +114,13 @@ class Advance:
 
     def __call__(self, units: int) -> None:
         self._bar.advance(self._task, units)
+
+
+def table(*columns: str) -> Table:
+    """A table without lines; a column whose name begins with > is set to the right."""
+    from rich.table import Table
+
+    rows = Table(box=None, pad_edge=False, header_style="dim", show_header=any(columns))
+    for column in columns:
+        rows.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return rows
