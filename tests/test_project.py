@@ -1,4 +1,4 @@
-"""The project folder: found, read, never written over; its versions whole and numbered apart through kills and races."""
+"""The project folder: found, read, never written over; its versions whole and numbered apart, whoever is killed."""
 
 from __future__ import annotations
 
