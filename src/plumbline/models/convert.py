@@ -1,7 +1,7 @@
 """The one-time conversion of a GGUF file into a transformers-style folder, kept in the cache.
 
-The folder's name is the digest of the file's bytes, so that a changed file never meets an old copy. It is built beside
-its final place under a lock, written through to the disk and renamed: what exists under its final name is whole.
+The folder's name is the digest of the file's bytes, so that a changed file never meets an old copy. transformers does
+the reading; what it leaves out of a tokenizer is mended here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plumbline.errors import BadModel, UserError
+from plumbline.errors import BadModel
+from plumbline.models.cache import build_once
 from plumbline.models.families import quiet
 from plumbline.models.gguf import Header, read_header
+from plumbline.models.gguf_tokenizer import mend
 from plumbline.project import cache_folder
 
 _FORMAT = 1
@@ -29,17 +31,10 @@ _FORMAT = 1
 _SETTLED = 2.0
 """Seconds without a change after which a file's time stamps are sure to tell a later change."""
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 _MARGIN = 32_000_000
 """Bytes beside the weights: tokenizer and configs, generously."""
-
-DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2")
-"""Pre-tokenizers (`tokenizer.ggml.pre`) that split off each digit before GPT-2's rule; transformers leaves that out."""
-
-WHOLE_WORDS_FIRST = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
-"""Pre-tokenizers whose models take a word that is a token as it is, merges or not; transformers leaves that out."""
-
-PLAIN_GPT2 = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "roberta-bpe", "exaone4", "trillion", "granite-docling")
-"""Pre-tokenizers that are GPT-2's rule, which is what transformers falls back to."""
 
 
 def convert_gguf(path: str | Path) -> Path:
@@ -58,13 +53,17 @@ def convert_gguf(path: str | Path) -> Path:
     if target.is_dir():
         return target
     header = read_header(path)
-    with _alone(home / f"{target.name}.lock", path):
-        if not target.is_dir():  # else another process has made it while this one waited
-            _convert(header, target)
-            if _stamps(path) != stamps:
-                shutil.rmtree(target)
-                raise BadModel(f"{str(path)!r} changed while it was being converted: try again when it is complete")
-    return target
+    needed = 4 * header.parameters + _MARGIN
+
+    def build(scratch: Path) -> None:
+        free = shutil.disk_usage(home).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{needed} bytes needed, {free} free")
+        _write_folder(header, scratch)
+        if _stamps(path) != stamps:
+            raise BadModel(f"{str(path)!r} changed while it was being converted: try again when it is complete")
+
+    return build_once(target, build, what=f"the converted copy of {path.name} ({needed / 1e6:,.0f} MB)")
 
 
 def _stamps(path: Path) -> tuple[int, ...]:
@@ -93,46 +92,15 @@ def _digest(path: Path, stamps: tuple[int, ...], home: Path) -> str:
     return digest
 
 
-@contextlib.contextmanager
-def _alone(lock: Path, path: Path) -> Iterator[None]:
-    """Holds the lock; a process that has to wait for it says so after a moment."""
-    import filelock
-
-    holder = filelock.FileLock(lock)
-    try:
-        holder.acquire(timeout=1)
-    except filelock.Timeout:
-        print(f"another process is converting {path.name}: waiting for it", file=sys.stderr)
-        holder.acquire()
-    try:
-        yield
-    finally:
-        holder.release()
-
-
-def _convert(header: Header, target: Path) -> None:
-    """Build the copy in a scratch folder beside the target and rename it."""
+def _write_folder(header: Header, folder: Path) -> None:
     _refuse_split(header)
-    needed = 4 * header.parameters + _MARGIN
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise _no_room(header.path, target.parent, needed, free)
-    scratch = target.with_name(f".{target.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed: the lock is ours
-    try:
-        scratch.mkdir()
-        with _progress(f"converting {header.path.name}, once") as say:
-            _write_folder(header, scratch, say)
-            _flush(scratch)
-        scratch.rename(target)
-        _flush_entries(target.parent)
-    except Exception as error:
-        if not _is_disk_full(error):
-            raise
-        free = shutil.disk_usage(target.parent).free
-        raise _no_room(header.path, target.parent, needed, free) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _progress(f"converting {header.path.name}, once") as say:
+        say("weights")
+        model = _read_model(header)
+        say("tokenizer")
+        tokenizer = _read_tokenizer(header)
+        say("writing")
+        _save(model, tokenizer, header, folder)
 
 
 def _refuse_split(header: Header) -> None:
@@ -143,20 +111,22 @@ def _refuse_split(header: Header) -> None:
         )
 
 
-def _write_folder(header: Header, folder: Path, say: Callable[[str], None]) -> None:
-    say("reading the weights")
-    model = _read_model(header)
-    say("mending the tokenizer")
-    tokenizer = _read_tokenizer(header)
+def _save(model: Any, tokenizer: Any, header: Header, folder: Path) -> None:
     tokenizer.model_max_length = model.config.max_position_embeddings
     end_of_turn = header.metadata.get("tokenizer.ggml.eot_token_id")
     if end_of_turn is not None:  # transformers reads only the end of text
         ends = {model.generation_config.eos_token_id, end_of_turn} - {None}
         model.generation_config.eos_token_id = sorted(ends)
-    say("writing")
-    with quiet():
-        tokenizer.save_pretrained(folder)
-        model.save_pretrained(folder)
+    try:
+        with quiet():
+            tokenizer.save_pretrained(folder)
+            model.save_pretrained(folder)
+    except Exception as error:
+        # The Rust libraries tell a full disk only in words.
+        full = next((number for number in DISK_FULL if f"os error {number}" in str(error)), None)
+        if full is None:
+            raise
+        raise OSError(full, str(error)) from error
 
 
 def _read_model(header: Header) -> Any:
@@ -166,11 +136,15 @@ def _read_model(header: Header) -> Any:
 
     path = header.path
     auto: Any = transformers.AutoModelForCausalLM  # its types do not know output_loading_info
+    width = header.about_model("attention.key_length")
     try:
         # The progress bar of the dequantisation asks no switch, only where standard error leads.
         with quiet(), contextlib.redirect_stderr(io.StringIO()):
+            config = transformers.AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+            if width and hasattr(config, "head_dim"):  # transformers takes Qwen3's for granted
+                config.head_dim = width
             model, loading = auto.from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+                str(path.parent), gguf_file=path.name, config=config, dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:  # whatever transformers raises is its answer about this file
         raise BadModel(
@@ -188,10 +162,8 @@ def _read_model(header: Header) -> Any:
 
 
 def _read_tokenizer(header: Header) -> Any:
-    """The tokenizer, split as its pre-tokenizer's name says; transformers knows only some of the names."""
-    from tokenizers import pre_tokenizers
+    """The tokenizer, as the file means it."""
     from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     path, metadata = header.path, header.metadata
     try:
@@ -202,20 +174,7 @@ def _read_tokenizer(header: Header) -> Any:
         raise BadModel(
             f"{str(path)!r} has a tokenizer (of kind {kind!r}) that transformers does not read: {error}"
         ) from error
-    rust, pre = tokenizer.backend_tokenizer, metadata.get("tokenizer.ggml.pre")
-    if metadata.get("tokenizer.ggml.model") != "gpt2":
-        return tokenizer  # only byte-level vocabularies are split before their merges
-    if pre in DIGITS_FIRST:
-        gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
-        rust.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
-    elif pre in WHOLE_WORDS_FIRST:
-        rust.model.ignore_merges = True
-    elif pre not in GGUF_PRE_TOKENIZER_SPLITS and pre not in PLAIN_GPT2:
-        print(
-            f"{path.name}: its tokenizer splits text by a rule named {pre!r}, which is not known here; GPT-2's rule is "
-            "used, and some texts will be split otherwise than in training. The model's own folder does not have this",
-            file=sys.stderr,
-        )
+    mend(tokenizer.backend_tokenizer, metadata, path)
     return tokenizer
 
 
@@ -231,34 +190,3 @@ def _progress(title: str) -> Iterator[Callable[[str], None]]:
         return
     with console.status(title) as status:
         yield lambda stage: status.update(f"{title}: {stage}")
-
-
-def _flush(folder: Path) -> None:
-    """Write every file of the folder, and the folder, through to the disk."""
-    for file in folder.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    _flush_entries(folder)
-
-
-def _flush_entries(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """Whether the disk, a quota or a file-size limit was reached; safetensors only tells by the error's text."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if isinstance(error, OSError):
-        return error.errno in numbers
-    return any(f"os error {number}" in str(error) for number in numbers)
-
-
-def _no_room(path: Path, home: Path, needed: int, free: int) -> UserError:
-    return UserError(
-        f"no room to convert {str(path)!r}: it needs {needed / 1e6:.0f} MB in {str(home)!r} and {free / 1e6:.0f} MB "
-        "are free there; free some, or set PLUMBLINE_CACHE to a folder on another disk"
-    )

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plumbline.errors import BadModel, UserError
+from plumbline.models.weights import weight_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 Family = Literal["causal", "seq2seq", "classifier", "encoder"]
-
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
 
 _AUTO = {
     "causal": "AutoModelForCausalLM",
@@ -57,12 +55,7 @@ def missing_files(folder: str | Path, *, tokenizer: bool = True) -> list[str]:
     """What the folder lacks to be a model: config.json, safetensors with every shard, and tokenizer.json."""
     folder = Path(folder)
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
-    index = folder / WEIGHTS_INDEX
-    if index.is_file():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values())) or [WEIGHTS]
-        lacking += [shard for shard in shards if not (folder / shard).is_file()]
-    elif not (folder / WEIGHTS).is_file():
-        lacking.append(WEIGHTS)
+    lacking += [file.name for file in weight_files(folder) if not file.is_file()]
     if tokenizer and not (folder / "tokenizer.json").is_file():
         lacking.append("tokenizer.json")
     return lacking

@@ -9,15 +9,16 @@ newest version is named with its number in everything that is recorded.
 from __future__ import annotations
 
 import importlib.util
-import json
-import math
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from plumbline.errors import BadModel, HubUnreachable, UnknownModel
+from plumbline.errors import HubUnreachable, UnknownModel
+
+if TYPE_CHECKING:
+    from plumbline.project import Version
 
 Kind = Literal["folder", "openai", "anthropic", "scripted"]
 
@@ -175,24 +176,21 @@ def _fetch(place: Place) -> Path:
 
 
 def _in_project(name: str) -> Place | None:
-    """A version in the project's models folder; a name without a number is its newest version."""
-    versions = _project_folders()
-    newest = max((key for key in versions if key.rpartition("@")[0] == name), key=_number, default=name)
-    return Place(newest, "project", versions[newest]) if newest in versions else None
+    """A version of the project; a name without a number is its newest version."""
+    versions = _versions()
+    exact = versions.get(name) or max(
+        (version for version in versions.values() if version.name == name),
+        key=lambda version: version.number,
+        default=None,
+    )
+    return None if exact is None else Place(exact.ref, "project", exact.folder)
 
 
-def _number(version: str) -> int:
-    return int(version.rpartition("@")[2])
-
-
-def _project_folders() -> dict[str, Path]:
+def _versions() -> dict[str, Version]:
     from plumbline.project import Project
 
     project = Project.find()
-    if project is None or not project.models.is_dir():
-        return {}
-    folders = (folder for folder in project.models.iterdir() if re.fullmatch(r".+@\d+", folder.name))
-    return {folder.name: folder for folder in folders if (folder / "config.json").is_file()}
+    return {} if project is None else {version.ref: version for version in project.versions()}
 
 
 def _unknown(name: str) -> UnknownModel:
@@ -216,8 +214,7 @@ def list_models() -> list[Place]:
     """The models that a name alone reaches: the project's versions, the bundled ones, and what was fetched before."""
     from plumbline.models import hub
 
-    versions = sorted(_project_folders().items(), key=lambda item: (item[0].rpartition("@")[0], _number(item[0])))
-    listed = [Place(name, "project", folder) for name, folder in versions]
+    listed = [Place(ref, "project", version.folder) for ref, version in _versions().items()]
     listed += [place for place in map(_bundled, BUNDLED) if place is not None]
     mine = {bundled.hub_id for bundled in BUNDLED.values()}
     return listed + [Place(key, "hub", hub.cached(key), key) for key in hub.cached_ids() if key not in mine]
@@ -276,6 +273,7 @@ def _gguf_facts(path: Path) -> dict[str, Any]:
 
 def _folder_facts(folder: Path) -> dict[str, Any]:
     from plumbline.models.families import family, read_config, refuse_incomplete
+    from plumbline.models.weights import read_weights, weight_files
 
     refuse_incomplete(folder, tokenizer=False)
     config = read_config(folder)
@@ -283,31 +281,17 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
     def first(*names: str) -> int | None:
         return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
-    weights = sorted(folder.glob("*.safetensors"))
     return {
         "family": family(folder),
         "architecture": (config.get("architectures") or [None])[0],
-        "parameters": sum(_parameters(file) for file in weights),
-        "bytes": sum(file.stat().st_size for file in weights),
+        "parameters": sum(stored.elements for stored in read_weights(folder).values()),
+        "bytes": sum(file.stat().st_size for file in weight_files(folder)),
         "layers": first("num_hidden_layers", "n_layer", "num_layers"),
         "hidden": first("hidden_size", "n_embd", "d_model"),
         "window": first("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"),
         "vocabulary": first("vocab_size"),
         "licence": _licence(folder),
     }
-
-
-def _parameters(file: Path) -> int:
-    """Counted from the header of a safetensors file."""
-    with file.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if length > file.stat().st_size:
-            raise BadModel(f"{str(file)!r} is not a safetensors file, or ends early")
-        try:
-            header = json.loads(handle.read(length))
-        except ValueError as error:
-            raise BadModel(f"{str(file)!r} is not a safetensors file: {error}") from error
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _licence(folder: Path) -> str | None:
