@@ -220,6 +220,20 @@ def test_other_modules_are_refused_by_name(make_embedder: Callable[..., Path]) -
         Embedder(make_embedder({"pooling_mode": "mean"}, modules=("Dense", "Normalize")))
 
 
+@pytest.mark.parametrize(
+    "change", [('"path": ""', '"path": "0_Transformer"'), ("models.Pooling", "models.Normalize")], ids=["path", "type"]
+)
+def test_an_encoder_elsewhere_and_a_missing_pooling_are_refused(
+    make_embedder: Callable[..., Path], change: tuple[str, str]
+) -> None:
+    folder = make_embedder({"pooling_mode": "mean"}, modules=())
+    layout = (folder / "modules.json").read_text()
+    assert change[0] in layout
+    (folder / "modules.json").write_text(layout.replace(*change))
+    with pytest.raises(BadModel, match="Transformer .in the folder itself., Pooling and Normalize only"):
+        Embedder(folder)
+
+
 @pytest.mark.parametrize("text", ['{"idx": 0', '{"idx": 0}', "[1, 2]"])
 def test_a_broken_layout_is_named(make_embedder: Callable[..., Path], text: str) -> None:
     folder = make_embedder({"pooling_mode": "mean"})

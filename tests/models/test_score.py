@@ -138,7 +138,7 @@ def test_an_encoder_scores_the_completion(classifier: Callable[[str], Path]) -> 
     folder = classifier("bert")
     ours = Classifier(folder, "nothate")
     assert isinstance(ours, Score)
-    assert (ours.name, ours.label, ours.reads) == (folder.name, "nothate", "completion")
+    assert (ours.name, ours.label, ours.reads) == (f"{folder.name}:nothate", "nothate", "completion")
     for completion, found in zip(COMPLETIONS, ours(PROMPTS, COMPLETIONS), strict=True):
         ids = AutoTokenizer.from_pretrained(folder)(completion)["input_ids"]
         hate, nothate = plain_outputs(folder, input_ids=ids)
@@ -217,7 +217,9 @@ def test_log_odds_by_hand() -> None:
 
 def test_one_output_is_the_score(tmp_path: Path) -> None:
     folder = write_classifier("llama", tmp_path, ("reward",))
-    (found,) = Classifier(folder)(PROMPTS[:1], COMPLETIONS[:1])
+    ours = Classifier(folder, name="judge")
+    assert (ours.name, ours.label) == ("judge", "reward")
+    (found,) = ours(PROMPTS[:1], COMPLETIONS[:1])
     assert found == pytest.approx(plain_last(folder, templated(folder, PROMPTS[0], COMPLETIONS[0]))[0], abs=CLOSE)
 
 
@@ -266,7 +268,7 @@ def test_the_second_of_two_classes_is_taken_and_said(
         Classifier(folder, "hate")
         assert not caplog.records
         ours = Classifier(folder, name="mine")
-    assert ours.label == "nothate"
+    assert (ours.name, ours.label) == ("mine:nothate", "nothate")
     assert [record.message for record in caplog.records] == [
         "'mine' has the classes ['hate', 'nothate']: scoring 'nothate'; label= chooses"
     ]
@@ -375,6 +377,6 @@ def test_names(classifier: Callable[[str], Path]) -> None:
     folder = classifier("bert")
     ours = load_scorer(str(folder), "hate", reads="pair")
     assert isinstance(ours, Classifier)
-    assert (ours.name, ours.label, ours.reads) == (str(folder), "hate", "pair")
+    assert (ours.name, ours.label, ours.reads) == (f"{folder}:hate", "hate", "pair")
     with pytest.raises(UserError, match="'openai:some-model' gives no scores"):
         load_scorer("openai:some-model")

@@ -51,14 +51,15 @@ class Classifier:
     """A sequence classifier as a `Score`. A score does not depend on what else is in the call.
 
     `label` chooses the class by name or number. One output needs none; of two classes the second is taken, as
-    classifiers are commonly trained with 1 for yes, and said; more need one.
+    classifiers are commonly trained with 1 for yes, and said; more need one. Scores of two labels are different
+    things, so the scorer's `name` ends with the label wherever there are several.
 
     `reads` is what the classifier was trained on: the completion alone, or the pair of prompt and completion. An
     encoder reads the completion unless told otherwise. A decoder reads the pair through its chat template, then
     exactly one end-of-text token, where its answer is taken.
 
     An input above the window loses the beginning of its prompt, then the end of its completion; `truncated` counts
-    those so far.
+    those so far. `dtype` is the model's precision; in bfloat16 a score moves a little with its batch.
     """
 
     def __init__(
@@ -74,15 +75,16 @@ class Classifier:
         from plumbline.models.families import load_classifier
 
         folder = Path(folder)
-        self.name = name or folder.name
+        name = name or folder.name
         if reads not in (None, "completion", "pair"):
             raise UserError(f"reads is {reads!r}: give 'completion' or 'pair'")
         model: Any = load_classifier(folder, device=device, dtype=dtype)
         labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
-        self._place = find_label(labels, label, self.name)
+        self._place = find_label(labels, label, name)
         self.label: str = labels[self._place]
+        self.name = name if len(labels) == 1 else f"{name}:{self.label}"
         if label is None and len(labels) == 2:
-            _say.warning("%r has the classes %r: scoring %r; label= chooses", self.name, labels, self.label)
+            _say.warning("%r has the classes %r: scoring %r; label= chooses", name, labels, self.label)
         self._alone = len(labels) == 1 or model.config.problem_type in ("multi_label_classification", "regression")
         self._form = (_Decoder if _reads_last_token(model) else _Encoder)(folder, model, reads)
         self.reads = self._form.reads
