@@ -1,6 +1,6 @@
 """The README and the documentation are run: every shell and Python block, a page from top to bottom in one folder.
 
-A comment above a block says what is special about it:
+Comments above a block say what is special about it:
 
     <!-- file: NAME -->        the block is written to NAME, for those below it
     <!-- needs: model -->      the block asks the bundled model, and so the page's test is marked `model`
@@ -28,10 +28,9 @@ SHOWN = ("text", "json", "toml", "{toctree}")
 MOST_NOT_RUN = 8
 """Blocks that are left out, over all pages: every one is a sentence nobody checks."""
 
+NOTE = re.compile(r"<!-- (file|needs|fails|printed|not run): *(.*?) *-->")
 BLOCK = re.compile(
-    r"(?:^<!-- (?P<key>file|needs|fails|printed|not run): *(?P<value>.*?) *-->\n+)?"
-    r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
+    r"(?P<notes>(?:^<!-- [^\n]* -->\n+)*)^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
 
@@ -39,8 +38,7 @@ class Block(NamedTuple):
     where: str
     language: str
     text: str
-    key: str | None
-    value: str
+    notes: dict[str, str]
 
 
 def blocks(page: Path) -> list[Block]:
@@ -50,8 +48,7 @@ def blocks(page: Path) -> list[Block]:
             f"{page.name}:{text.count(chr(10), 0, found.start('language')) + 1}",
             found["language"],
             found["text"],
-            found["key"],
-            found["value"] or "",
+            dict(NOTE.findall(found["notes"])),
         )
         for found in BLOCK.finditer(text)
     ]
@@ -65,19 +62,19 @@ def run_page(page: Path, folder: Path) -> int:
     printed = ""
     count = 0
     for block in blocks(page):
-        if block.key == "file":
-            (folder / block.value).write_text(block.text, encoding="utf-8")
-        elif block.key == "printed":
+        if "file" in block.notes:
+            (folder / block.notes["file"]).write_text(block.text, encoding="utf-8")
+        elif "printed" in block.notes:
             missing = [line for line in block.text.splitlines() if line.strip() not in printed]
             assert missing == [], f"{block.where} was not printed; this was:\n{printed}"
-        elif block.language in RUN and block.key != "not run":
+        elif block.language in RUN and "not run" not in block.notes:
             shell = ["bash", "-euo", "pipefail", "-c", f"{block.text}\npwd > '{note}'"]
             command = shell if block.language == "sh" else [sys.executable, "-c", block.text]
             ran = subprocess.run(
                 command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
             )
             printed = ran.stdout + ran.stderr
-            wanted = int(block.value) if block.key == "fails" else 0
+            wanted = int(block.notes.get("fails", 0))
             assert ran.returncode == wanted, f"{block.where} ended with {ran.returncode}:\n{printed}"
             if block.language == "sh" and not wanted:
                 folder = Path(note.read_text().strip())
@@ -86,7 +83,7 @@ def run_page(page: Path, folder: Path) -> int:
 
 
 def needs_model(page: Path) -> bool:
-    return any((block.key, block.value) == ("needs", "model") for block in blocks(page))
+    return any(block.notes.get("needs") == "model" for block in blocks(page))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not needs_model(page)], ids=lambda page: page.name)
@@ -106,8 +103,8 @@ def test_every_block_is_of_a_known_language() -> None:
 
 
 def test_what_is_not_run_is_rare_and_says_why() -> None:
-    left_out = [block for page in PAGES for block in blocks(page) if block.key == "not run"]
-    assert [block.where for block in left_out if len(block.value.split()) < 3] == []
+    left_out = [block for page in PAGES for block in blocks(page) if "not run" in block.notes]
+    assert [block.where for block in left_out if len(block.notes["not run"].split()) < 3] == []
     assert len(left_out) <= MOST_NOT_RUN, [block.where for block in left_out]
 
 
