@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from plumbline.cli.loading import DEFAULT, Engine, Mode, ModelName, open_model
+from plumbline.cli.loading import Engine, Mode, ModelName, named, open_model
 from plumbline.cli.prompts import System, tokenizer_of
 from plumbline.cli.sampling import SamplingOptions, takes_sampling
-from plumbline.cli.terminal import complain, note, printable
+from plumbline.cli.terminal import Stream, complain, note
 from plumbline.errors import PlumblineError, UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HELP = """\
 /system TEXT   tell the model how to behave, from now on
 /reset         forget the conversation
-/save FILE     add the conversation to a file of demonstrations
+/save FILE     add the conversation to a file (JSON Lines)
 /quit          leave; Ctrl-D does too
 Ctrl-C         stop an answer"""
 
@@ -31,7 +31,7 @@ Ctrl-C         stop an answer"""
 def chat(
     sampling: SamplingOptions,
     system: System = None,
-    model: ModelName = DEFAULT,
+    model: ModelName = None,
     engine: Engine = "auto",
     mode: Mode = None,
 ) -> None:
@@ -39,6 +39,7 @@ def chat(
 
     Answers appear as they are written. /help lists what can be typed besides; Ctrl-C stops an answer, not the program.
     """
+    model = named(model)
     drawn = sampling.resolve()
     tokenizer = tokenizer_of(model)
     talk = Talk(open_model(model, engine, mode), drawn, tokenizer, system)
@@ -57,13 +58,14 @@ def chat(
 
 def read_line() -> str | None:
     """The next line, None at the end. On a terminal with editing and history; from a pipe without a prompt."""
+    person = sys.stdin.isatty() and sys.stdout.isatty()
+    if person:
+        import readline  # noqa: F401  (importing it is what makes `input` editable)
     try:
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            import readline  # noqa: F401  (importing it is what makes `input` editable)
-
-            return input("> ").strip()
-        return input().strip()
+        return input("\n> " if person else "").strip()
     except EOFError:
+        if person:
+            typer.echo()
         return None
 
 
@@ -107,19 +109,18 @@ class Talk:
         before = list(self.turns)
         self.turns.append({"role": "user", "content": text})
         self.make_room()
-        answer = ""
+        answer, stream = "", Stream()
         try:
             for chunk in self.model.stream(self.messages(), self.sampling):
-                typer.echo(printable(chunk.text), nl=False)
+                stream.write(chunk.text)
                 answer += chunk.text
         except KeyboardInterrupt:
-            note(" (stopped)")
+            stream.write(" (stopped)")
+            stream.end()
+        else:
+            stream.end()
         finally:
-            typer.echo()
-            if answer:
-                self.turns.append({"role": "assistant", "content": answer})
-            else:
-                self.turns = before
+            self.turns = [*self.turns, {"role": "assistant", "content": answer}] if answer else before
 
     def make_room(self) -> None:
         """Forgets the oldest questions with their answers until the rest leaves room for an answer."""

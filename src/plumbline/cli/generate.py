@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plumbline.cli.answers import answer_all
-from plumbline.cli.loading import DEFAULT, Engine, Mode, ModelName, open_model
+from plumbline.cli.loading import Engine, Mode, ModelName, named, open_model
 from plumbline.cli.output import Force, Output
 from plumbline.cli.prompts import RawText, System, check_fit, frame, one_prompt, read_prompts, sent_text, tokenizer_of
 from plumbline.cli.sampling import SamplingOptions, as_settings, takes_sampling
@@ -39,7 +39,7 @@ def generate(
     show_prompt: Annotated[
         bool, typer.Option("--show-prompt", help="Print the text that is really sent, on stderr.")
     ] = False,
-    model: ModelName = DEFAULT,
+    model: ModelName = None,
     engine: Engine = "auto",
     mode: Mode = None,
 ) -> None:
@@ -50,6 +50,7 @@ def generate(
     """
     if (prompt is None) == (prompts is None):
         raise UserError("give either --prompt TEXT or --prompts FILE")
+    model = named(model)
     drawn = sampling.resolve()
     asked = [one_prompt(prompt)] if prompt is not None else read_prompts(prompts or Path())
     asked = [frame(record, system=system, raw=raw) for record in asked]
@@ -109,7 +110,8 @@ def print_answers(generator: Generate, prompt: Prompt, drawn: Sampling) -> None:
 
 def summary(generator: Generate, completions: Sequence[Completion]) -> str:
     """How it went, in one line: tokens, speed, seed, and why the answers ended."""
-    tokens = sum(len(completion.tokens) for completion in completions)
+    # An endpoint gives no token ids, but counts.
+    tokens = sum(len(completion.tokens) for completion in completions) or generator.speed.new_tokens
     ended = " and ".join(sorted({completion.finish_reason for completion in completions}))
     parts = [generator.name, f"{completions[0].prompt_tokens} tokens in, {tokens} out"]
     if generator.speed.decode:

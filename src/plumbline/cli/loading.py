@@ -6,21 +6,23 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from plumbline.cli.options import fields
 from plumbline.cli.terminal import waiting
 
 if TYPE_CHECKING:
     from plumbline.models import EngineName, Generate
 
 PANEL = "Model"
-DEFAULT = "smollm2-135m"
+DEFAULT = fields("plumbline.project", "Config")["model"].default
 
 ModelName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--model",
         help="A bundled model, a version of the project (name@n), a folder, a GGUF file, a hub id, "
         "openai:MODEL@URL, anthropic:MODEL or scripted:FILE.",
         metavar="NAME",
+        show_default=f"the project's, else {DEFAULT}",
         rich_help_panel=PANEL,
     ),
 ]
@@ -42,6 +44,14 @@ Mode = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+
+
+def named(given: str | None) -> str:
+    """The model that was named, else the project's, else the bundled one."""
+    from plumbline.project import Project
+
+    project = None if given else Project.find()
+    return given or (project.config.model if project else DEFAULT)
 
 
 def open_model(name: str, engine: str, mode: str | None) -> Generate:

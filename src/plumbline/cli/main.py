@@ -89,7 +89,8 @@ class Plumb(Group):
         except typer.TyperException as error:  # an option that does not exist, a value that is missing
             context = getattr(error, "ctx", None)
             hint = f" See `{context.command_path} --help`." if context else ""
-            complain(error.format_message() + hint)
+            message = error.format_message()
+            complain(message + ("" if message.endswith((".", "?")) else ".") + hint)
             sys.exit(error.exit_code)
         except typer.Abort:
             sys.exit(130)

@@ -98,6 +98,10 @@ class Output:
 
 
 def made_with(record: Generated | ComparisonSet) -> Settings:
-    """The settings that a record tells of; a set's answers share theirs."""
-    made: Any = getattr(record, "completions", [record])[0]
-    return {"model": made.model, **made.sampling}
+    """The settings that a record tells of; the answers of a set share theirs."""
+    from plumbline.records import Generated
+
+    if isinstance(record, Generated):
+        return {"model": record.model, **record.sampling}
+    first = record.completions[0]
+    return {"model": first.model, "per_prompt": len(record.completions), **first.sampling}

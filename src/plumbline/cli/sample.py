@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plumbline.cli.answers import answer_all
-from plumbline.cli.loading import DEFAULT, Engine, Mode, ModelName, open_model
+from plumbline.cli.loading import Engine, Mode, ModelName, named, open_model
 from plumbline.cli.output import Force, Output
 from plumbline.cli.prompts import RawText, System, check_fit, frame, read_prompts, tokenizer_of
 from plumbline.cli.sampling import SamplingOptions, as_settings, takes_sampling
@@ -34,7 +34,7 @@ def sample(
     force: Force = False,
     system: System = None,
     raw: RawText = False,
-    model: ModelName = DEFAULT,
+    model: ModelName = None,
     engine: Engine = "auto",
     mode: Mode = None,
 ) -> None:
@@ -43,8 +43,12 @@ def sample(
     Each line of the output is a comparison set: a prompt and its K answers. Stopped in between, the same command goes
     on with the sets that are not there yet.
     """
+    from plumbline.project import Project
+    from plumbline.records import ComparisonSet
+
     if per_prompt < 2:
         raise UserError(f"--per-prompt is {per_prompt}: comparing takes at least 2 answers")
+    model = named(model)
     drawn = sampling.resolve(n=per_prompt)
     if drawn.temperature == 0:
         raise UserError("--temperature is 0, so all answers to a prompt would be the same: raise it")
@@ -53,18 +57,17 @@ def sample(
     check_fit(tokenizer_of(model), asked, drawn)
     generator = open_model(model, engine, mode)
     settings = as_settings(drawn, raw=raw)
-    left = output.missing(asked, kind(), lines=1, settings={"model": generator.name, **settings})
+    project = Project.find()
+    criterion = (project.config.criterion or None) if project else None
+    made_with = {"model": generator.name, "per_prompt": per_prompt, **settings}
+    left = output.missing(asked, ComparisonSet, lines=1, settings=made_with)
     for prompt, completions in answer_all(generator, left, drawn, there=len(asked) - len(left), output=output):
-        output.write([as_set(prompt, completions, generator.name, settings)])
+        output.write([as_set(prompt, completions, generator.name, settings, criterion)])
 
 
-def kind() -> type[ComparisonSet]:
-    from plumbline.records import ComparisonSet
-
-    return ComparisonSet
-
-
-def as_set(prompt: PromptRecord, completions: list[Completion], model: str, settings: dict[str, Any]) -> ComparisonSet:
+def as_set(
+    prompt: PromptRecord, completions: list[Completion], model: str, settings: dict[str, Any], criterion: str | None
+) -> ComparisonSet:
     """The set's id is that of its content, so that two runs over the same prompts give sets that can be told apart."""
     from plumbline.records import Answer, ComparisonSet
 
@@ -77,5 +80,5 @@ def as_set(prompt: PromptRecord, completions: list[Completion], model: str, sett
         prompt_id=prompt.prompt_id,
         prompt=prompt.prompt,
         completions=answers,
-        criterion=prompt.criterion,
+        criterion=prompt.criterion or criterion,
     )

@@ -39,11 +39,15 @@ class SamplingOptions(dict[str, Any]):
 
 
 def as_settings(sampling: Sampling, *, raw: bool = False) -> dict[str, Any]:
-    """How an answer is drawn, as a record carries it; what was left at nothing is left out."""
+    """How an answer is drawn, as a record carries it; what was not asked for is left out."""
     from dataclasses import asdict
 
     said = {**asdict(sampling), "raw": raw}
-    return {name: value for name, value in said.items() if name not in IN_PLACE and value not in (None, (), False)}
+    return {
+        name: value
+        for name, value in said.items()
+        if name not in IN_PLACE and value is not None and value is not False and value != ()
+    }
 
 
 def takes_sampling(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

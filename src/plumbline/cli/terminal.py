@@ -6,6 +6,8 @@ Colours and moving parts appear on a terminal only, and NO_COLOR is respected (r
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -40,14 +42,20 @@ def margin() -> Console:
 
 def note(text: str) -> None:
     """A quiet line beside the data."""
-    margin().print(text, style="dim", markup=False, soft_wrap=True)
+    say("", text, style="dim")
 
 
 def complain(message: str) -> None:
-    """One line about what went wrong."""
+    """What went wrong."""
+    say("plumb: ", message, head_style="bold red")
+
+
+def say(head: str, text: str, *, head_style: str = "", style: str = "") -> None:
+    """Lines break between words on a terminal and not at all elsewhere, where somebody may search them."""
+    from rich.text import Text
+
     console = margin()
-    console.print("plumb:", style="bold red", end=" ")
-    console.print(message, markup=False, soft_wrap=True)
+    console.print(Text.assemble((head, head_style), (text, style)), soft_wrap=not console.is_terminal)
 
 
 def print_json(value: Any) -> None:
@@ -60,14 +68,54 @@ def printable(text: str) -> str:
     return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc")
 
 
+class Stream:
+    """Writes an answer to stdout piece by piece; on a terminal, lines break between words."""
+
+    def __init__(self) -> None:
+        self._width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        self._column = 0
+        self._word = ""
+
+    def write(self, text: str) -> None:
+        if not self._width:
+            typer.echo(printable(text), nl=False)
+            return
+        for part in re.split(r"(\s)", printable(text)):
+            if not part.isspace():
+                self._word += part
+                continue
+            self._end_word()
+            self._put(part, 0 if part == "\n" else self._column + 1)
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        self._end_word()
+        typer.echo()
+
+    def _end_word(self) -> None:
+        from rich.cells import cell_len
+
+        length = cell_len(self._word)
+        if 0 < self._column and self._column + length > self._width:
+            self._put("\n", 0)
+        self._put(self._word, self._column + length)
+        self._word = ""
+
+    def _put(self, text: str, column: int) -> None:
+        typer.echo(text, nl=False)
+        self._column = column
+
+
 def print_stream(model: Generate, prompt: Prompt, sampling: Sampling) -> Completion:
     """The answer on stdout as it is written."""
-    completion = None
-    for chunk in model.stream(prompt, sampling):
-        typer.echo(printable(chunk.text), nl=False)
-        completion = chunk.completion
+    stream, completion = Stream(), None
+    try:
+        for chunk in model.stream(prompt, sampling):
+            stream.write(chunk.text)
+            completion = chunk.completion
+    finally:
+        stream.end()
     assert completion is not None, "a stream ends with a chunk that carries the whole completion"
-    typer.echo()
     return completion
 
 
