@@ -46,7 +46,7 @@ bench-full: $(READY) ## Measure everything: the peers' grids and the kill tests 
 # To move to newer versions: upgrade them in .venv, pass `make test`, then write them down with this.
 constraints: ## Write the installed versions into constraints.txt
 	sed -n '/^#/p' constraints.txt > constraints.new
-	$(PIP) freeze --exclude-editable | sed -E '/^(nvidia-|triton==)/d; s/^(torch==[^+]*)\+.*/\1/' >> constraints.new
+	$(PIP) freeze --exclude-editable | sed -E '/^(nvidia-|cuda-|triton==)/d; s/^(torch==[^+]*)\+.*/\1/' >> constraints.new
 	mv constraints.new constraints.txt
 	@touch $(READY)
 
