@@ -120,7 +120,7 @@ def test_a_reply() -> None:
     thought = {"type": "thinking", "thinking": "They greet me.", "signature": "x"}
     reply = OWN.read(message(thought, {"type": "text", "text": "Hi"}, {"type": "text", "text": " there."}))
     assert [(one.text, one.finish_reason, one.tool_calls) for one in reply.completions] == [("Hi there.", "stop", ())]
-    assert (reply.prompt_tokens, reply.new_tokens) == (5 + 1 + 2, 3)
+    assert (reply.completions[0].prompt_tokens, reply.new_tokens) == (5 + 1 + 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_stream_is_gathered() -> None:
         {"name": "weather", "arguments": '{"day": 1}'},
         {"name": "time", "arguments": "{}"},
     ]
-    assert (reply.prompt_tokens, reply.new_tokens) == (8, 9)
+    assert (completion.prompt_tokens, reply.new_tokens) == (8, 9)
 
 
 def test_a_call_that_the_limit_cut_is_given_as_it_came() -> None:

@@ -86,6 +86,7 @@ def ask(url: str, clock: Clock, **patience: Any) -> dict[str, Any]:
 STREAM = (
     b": hello\r\n\r\n"
     b'data: {"a": 1}\r\n\r\n'
+    b"data: over\r\ndata: CR LF\r\n\r\n"
     b"event: named\ndata: one\ndata:two\nid: 7\n\n"
     b": keep-alive\n\n"
     b"data: first\rdata: second\r\r"
@@ -94,6 +95,7 @@ STREAM = (
 )
 EVENTS = [
     Event("", '{"a": 1}'),
+    Event("", "over\nCR LF"),
     Event("named", "one\ntwo"),
     Event("", "first\nsecond"),
     Event("", 'naïve 寒い \u2028 ☂ {"x":\x0b1}'),
@@ -365,7 +367,7 @@ def test_a_missing_key_is_named_before_anything_is_sent(kind: Any, monkeypatch: 
         Endpoint(kind, "m").post("/x", {}, dict)
 
 
-@pytest.mark.parametrize("key", [KEY + "\nX-Evil: 1", f"“{KEY}”", KEY[:9] + " " + KEY[9:], KEY + "\x00"])
+@pytest.mark.parametrize("key", [KEY + "\nX-Evil: 1", f"“{KEY}”", f"'{KEY}'", KEY[:9] + " " + KEY[9:], KEY + "\x00"])
 def test_a_key_that_no_header_can_carry_is_refused_unseen(
     key: str, serve: Callable[..., FakeServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,7 +376,7 @@ def test_a_key_that_no_header_can_carry_is_refused_unseen(
     else:  # no environment holds it
         monkeypatch.setattr("os.environ", {"PLUMBLINE_API_KEY": key})
     server = serve(send({}))
-    with pytest.raises(UserError, match="PLUMBLINE_API_KEY holds blanks or characters") as caught:
+    with pytest.raises(UserError, match="PLUMBLINE_API_KEY holds blanks, quotes or other characters") as caught:
         Endpoint("openai", "m", server.url).post("/x", {}, dict)
     assert server.requests == []
     assert KEY[:9] not in _everything(caught.value)
@@ -480,7 +482,10 @@ def test_a_url_that_cannot_be_meant_is_refused(url: str) -> None:
         Endpoint("openai", "m", url)
 
 
-@pytest.mark.parametrize("url", ["http://me:{}@host/v1", "http://host/v1?key={}", "http://host/v1#{}", "me:{}@host"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:{}@host/v1", "http://me:{}@host:port/v1", "http://host/v1?key={}", "http://host/v1#{}", "me:{}@host"],
+)
 def test_a_url_that_may_hold_a_key_is_refused_unseen(url: str) -> None:
     with pytest.raises(UserError) as caught:
         Endpoint("openai", "m", url.format(KEY))

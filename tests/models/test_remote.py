@@ -32,7 +32,7 @@ from fake_server import (
 from plumbline.errors import EndpointError, UserError
 from plumbline.models import Chunk, Embed, Raw, Sampling
 from plumbline.models.endpoint import Patience
-from plumbline.models.remote import RemoteChat, RemoteEmbed
+from plumbline.models.remote import RemoteChat, RemoteEmbed, _ask_all
 
 NO_WAIT = Patience(sleep=lambda seconds: None)
 START = piece({"role": "assistant", "content": ""})
@@ -107,14 +107,35 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(serve: Callable
     assert server.requests == []
 
 
-def test_one_failure_ends_the_batch(serve: Callable[..., FakeServer]) -> None:
+def test_a_failure_is_raised_at_once(serve: Callable[..., FakeServer]) -> None:
     def behave(handler: Handler, request: Request) -> None:
-        good = asked(request) != "bad"
-        send(chat("ok") if good else error("too long"), 200 if good else 400)(handler, request)
+        if asked(request) == "bad":
+            send(error("too long"), 400)(handler, request)
+        else:
+            hang(handler, request)
 
+    server = serve(behave)
     with pytest.raises(EndpointError, match="refused the request .HTTP 400, 'too long'") as caught:
-        RemoteChat("m", serve(behave).url)(["good", "bad", "good"])
+        RemoteChat("m", server.url)(["hangs", "bad"])
     assert caught.value.status == 400
+
+
+def test_after_a_failure_nothing_more_is_begun() -> None:
+    failed, begun, threads = threading.Event(), list[int](), set[threading.Thread]()
+
+    def job(number: int) -> None:
+        begun.append(number)
+        threads.add(threading.current_thread())
+        if number == 1:
+            raise ValueError("broken")
+        assert failed.wait(30)
+
+    with pytest.raises(ValueError, match="broken"):
+        _ask_all(job, range(100), at_once=2)
+    failed.set()
+    for thread in threads:
+        thread.join()
+    assert len(begun) <= 3  # the thread that failed may have taken one more
 
 
 # ---- several samples
@@ -126,7 +147,9 @@ def test_samples_are_asked_in_one_request(serve: Callable[..., FakeServer]) -> N
     ((a, b, c),) = model(["Hi"], Sampling(n=3))
     assert (a.text, b.text, c.text) == ("a", "b", "c")
     assert [request.body["n"] for request in server.requests] == [3]
-    assert (model.speed.prompt_tokens, model.speed.new_tokens) == (7, 9)
+    assert {completion.prompt_tokens for completion in (a, b, c)} == {7}
+    assert model.speed.new_tokens == 9 and model.speed.new_seconds > 0
+    assert model.speed.prompt_tokens == 0 and model.speed.prefill == 0  # nobody knows how long it read
 
 
 def test_a_server_that_gives_one_choice_is_asked_again_with_another_seed(serve: Callable[..., FakeServer]) -> None:

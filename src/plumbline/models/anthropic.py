@@ -166,7 +166,7 @@ def _reply(parsed: _Reply) -> Reply:
         prompt_tokens=parsed.usage.prompt_tokens,
         tool_calls=tuple(block.call for block in parsed.content if block.type == "tool_use"),
     )
-    return Reply([completion], parsed.usage.prompt_tokens, parsed.usage.output_tokens)
+    return Reply([completion], parsed.usage.output_tokens)
 
 
 def _messages(turns: Sequence[Message]) -> list[dict[str, Any]]:

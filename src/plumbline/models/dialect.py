@@ -16,10 +16,9 @@ from plumbline.models import Completion, Prompt, Sampling
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request brought: its answers (model and seed still unset), and the tokens read and written."""
+    """What one request brought: its answers, model and seed still unset, and the tokens that all of them took."""
 
     completions: list[Completion]
-    prompt_tokens: int
     new_tokens: int
 
 

@@ -137,8 +137,7 @@ class Endpoint:
 
         def attempt(deadline: float) -> _T:
             response = self._open(path, payload, deadline)
-            content = b"".join(self._read_bytes(response, deadline))
-            return self._understand(content.decode(errors="replace"), read)
+            return self._understand(self._read_whole(response, deadline).decode(errors="replace"), read)
 
         return self._try_again(attempt, self.patience.clock() + self.patience.total)
 
@@ -197,7 +196,13 @@ class Endpoint:
             raise self._silence(error) from error
         if response.is_success:
             return response
-        raise self._refusal(response, b"".join(self._read_bytes(response, deadline)))
+        raise self._refusal(response, self._read_whole(response, deadline))
+
+    def _read_whole(self, response: httpx.Response, deadline: float) -> bytes:
+        try:
+            return b"".join(self._read_bytes(response, deadline))
+        finally:
+            response.close()
 
     def _read_bytes(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
         try:
@@ -207,8 +212,6 @@ class Endpoint:
                     raise self._fault(f"was not done within {self.patience.total:g} s", "ask for less, or wait longer")
         except httpx.HTTPError as error:
             raise self._silence(error) from error
-        finally:
-            response.close()
 
     def _understand(self, text: str, read: Callable[[dict[str, Any]], _T]) -> _T:
         try:
@@ -290,8 +293,8 @@ class Endpoint:
 
     def _check_key(self) -> None:
         # No name holds the key in a frame that raises: a traceback may show what names hold.
-        if not re.fullmatch("[!-~]*", _key(self.variable)):
-            raise UserError(f"{self.variable} holds blanks or characters that no key has: set it again, without quotes")
+        if not re.fullmatch(r"[!#-&(-\[\]-~]*", _key(self.variable)):
+            raise UserError(f"{self.variable} holds blanks, quotes or other characters that no key has: set it again")
         if self.at_home and not _key(self.variable):
             raise UserError(f"{self.name!r} needs a key and {self.variable} is not set: set it in the environment")
 
@@ -333,16 +336,16 @@ def _hide(text: str, variable: str) -> str:
 def _check_url(url: str) -> str:
     """The URL without a slash at its end; a bare host gets /v1."""
     like = "give one like http://host:8000/v1"
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise UserError(f"the endpoint's URL {url!r} cannot be read ({error}): {like}") from None
-    if "@" in url or parsed.query or parsed.fragment:
+    if re.search("[@?#]", url):
         # Not shown: it may hold a key.
         raise UserError(
             "the endpoint's URL carries a user, a query or a fragment: give the address alone, and a key in "
             "PLUMBLINE_API_KEY"
         )
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise UserError(f"the endpoint's URL {url!r} cannot be read ({error}): {like}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UserError(f"the endpoint's URL {url!r} has no http:// or no host: {like}")
     return url.rstrip("/") + ("/v1" if parsed.path == "/" else "")
@@ -388,7 +391,7 @@ def _reason(error: ValueError) -> str:
 def _quote(text: str) -> str:
     """A server's own words on one line, without control characters, cut."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return repr(line if len(line) <= _QUOTED else line[:_QUOTED] + "…")
+    return f"'{line if len(line) <= _QUOTED else line[:_QUOTED] + '…'}'"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -133,7 +133,7 @@ class OpenAI:
         choices = sorted(parsed.choices, key=lambda choice: choice.index)
         usage = parsed.usage or _Usage()
         completions = [self._completion(choice, usage) for choice in choices]
-        return Reply(completions, usage.prompt_tokens, usage.completion_tokens)
+        return Reply(completions, usage.completion_tokens)
 
     def _completion(self, choice: _Choice, usage: _Usage) -> Completion:
         message = choice.message or _Message(content=choice.text)
@@ -203,7 +203,7 @@ class _Draft:
             logprobs=None if self._logprobs is None else _Logprobs(token_logprobs=self._logprobs),
         )
         completion = self._dialect._completion(choice, self._usage)
-        return Reply([completion], self._usage.prompt_tokens, self._usage.completion_tokens)
+        return Reply([completion], self._usage.completion_tokens)
 
 
 def _numbers(logprobs: _Logprobs | None) -> list[float] | None:

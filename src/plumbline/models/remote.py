@@ -10,9 +10,11 @@ logprobs unless asked for, `seed` unless given (and then it holds as far as the 
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8
 """Requests under way at the same time."""
+
+BATCH = 32
+"""Texts in one request: at the longest that embedders read, 8192 tokens, they stay below OpenAI's limit of 300,000."""
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -58,7 +63,7 @@ class RemoteChat:
         self._at_once = at_once
         self.name = self._endpoint.name
         self.speed = Speed()
-        """Reading and writing can be told apart in a stream only; all other time counts as writing."""
+        """Reading is told from writing in a stream only; an answer in one piece counts as written all the time."""
 
     def __repr__(self) -> str:
         return f"RemoteChat({self.name!r})"
@@ -74,8 +79,7 @@ class RemoteChat:
         begin = time.perf_counter()
         replies = _ask_all(lambda prompt: self._ask(prompt, share), jobs, self._at_once)
         self.speed.new_seconds += time.perf_counter() - begin
-        for reply in replies:
-            self._count(reply)
+        self.speed.new_tokens += sum(reply.new_tokens for reply in replies)
         answers = [completion for reply in replies for completion in reply.completions]
         return [answers[begin : begin + sampling.n] for begin in range(0, len(answers), sampling.n)]
 
@@ -92,15 +96,17 @@ class RemoteChat:
                 first = time.perf_counter()
             yield Chunk(text)
         reply = draft.reply()
+        (completion,) = self._signed(reply, sampling)
         self.speed.prompt_seconds += first - begin
+        self.speed.prompt_tokens += completion.prompt_tokens
         self.speed.new_seconds += time.perf_counter() - first
-        self._count(reply)
-        yield Chunk("", self._signed(reply, sampling)[0])
+        self.speed.new_tokens += reply.new_tokens
+        yield Chunk("", completion)
 
     def _ask(self, prompt: Prompt, sampling: Sampling) -> Reply:
         """All samples of one prompt. A server that gives fewer than asked, or refuses several, is asked again."""
         answers: list[Completion] = []
-        prompt_tokens = new_tokens = 0
+        new_tokens = 0
         at_once = sampling.n
         while len(answers) < sampling.n:
             part = replace(
@@ -117,16 +123,11 @@ class RemoteChat:
                 at_once = 1
                 continue
             answers += self._signed(reply, sampling)
-            prompt_tokens += reply.prompt_tokens
             new_tokens += reply.new_tokens
-        return Reply(answers[: sampling.n], prompt_tokens, new_tokens)
+        return Reply(answers[: sampling.n], new_tokens)
 
     def _signed(self, reply: Reply, sampling: Sampling) -> list[Completion]:
         return [replace(completion, model=self.name, seed=sampling.seed) for completion in reply.completions]
-
-    def _count(self, reply: Reply) -> None:
-        self.speed.prompt_tokens += reply.prompt_tokens
-        self.speed.new_tokens += reply.new_tokens
 
 
 class _Vector(BaseModel):
@@ -146,7 +147,7 @@ class RemoteEmbed:
         model: str,
         url: str | None = None,
         *,
-        batch: int = 64,
+        batch: int = BATCH,
         at_once: int = AT_ONCE,
         patience: Patience | None = None,
     ) -> None:
@@ -198,8 +199,29 @@ class RemoteEmbed:
 
 
 def _ask_all(ask: Callable[[_A], _B], jobs: Sequence[_A], at_once: int) -> list[_B]:
-    """What came of each job, in order; the first that fails raises, and those not yet begun are dropped."""
-    if not jobs:
-        return []
-    with ThreadPoolExecutor(min(at_once, len(jobs))) as pool:
-        return list(pool.map(ask, jobs))
+    """What came of each job, in order. The first failure is raised at once, and jobs not yet begun are dropped.
+
+    The threads are daemons: neither a failure nor an interrupt waits for answers that are still being written.
+    """
+    futures: list[Future[_B]] = [Future() for _ in jobs]
+    left = deque(zip(jobs, futures, strict=True))
+
+    def work() -> None:
+        while True:
+            try:
+                job, future = left.popleft()
+            except IndexError:
+                return
+            try:
+                future.set_result(ask(job))
+            except Exception as error:  # raised again where the result is taken
+                future.set_exception(error)
+
+    for _ in range(min(at_once, len(jobs))):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for done in wait(futures, return_when=FIRST_EXCEPTION).done:
+            done.result()
+        return [future.result() for future in futures]
+    finally:
+        left.clear()
