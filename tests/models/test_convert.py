@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import tokenizers
 import torch
@@ -23,6 +25,7 @@ import tiny
 from plumbline.errors import BadModel
 from plumbline.models import convert
 from plumbline.models.convert import convert_gguf
+from plumbline.models.families import load_causal
 from plumbline.models.gguf import write_gguf
 from plumbline.models.tokenizer import Tokenizer
 
@@ -177,6 +180,59 @@ def test_an_unknown_rule_is_said_once(
     assert capfd.readouterr().err.count("a rule named 'default', which is not known here") == 1
     convert_gguf(file)
     assert capfd.readouterr().err == ""
+
+
+def with_divisors(file: Path, out: Path, divisors: list[float]) -> Path:
+    """The file with a tensor of rope divisors beside its own tensors."""
+    reader = gguf.GGUFReader(file)
+    writer = gguf.GGUFWriter(out, "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.add_tensor("rope_freqs.weight", np.array(divisors, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+def test_positions_stretched_as_llama_3_does_are_kept(
+    file: Path, cache: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    folder = tmp_path / "long"
+    shutil.copytree(tiny_llama, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] |= {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load_causal(folder, device="cpu")
+    # What a converter stores: how much slower than plain rotation each frequency turns.
+    slowed, _ = ROPE_INIT_FUNCTIONS["llama3"](model.config, device="cpu")
+    plain = 1.0 / 10000.0 ** (torch.arange(8) / 8)
+    assert 1 < (plain / slowed).max() == 8
+    converted = convert_gguf(with_divisors(file, tmp_path / "long.gguf", (plain / slowed).tolist()))
+    assert json.loads((converted / "config.json").read_text())["rope_parameters"] == config["rope_parameters"]
+    ids = torch.arange(3, 203)[None]
+    with torch.inference_mode():
+        assert torch.allclose(load_causal(converted, device="cpu")(ids).logits, model(ids).logits, atol=1e-5)
+        assert not torch.allclose(load_causal(tiny_llama, device="cpu")(ids).logits, model(ids).logits, atol=1e-3)
+
+
+def test_positions_stretched_otherwise_are_refused(file: Path, cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match=r"stretches its positions \(divisors other than Llama 3's\)"):
+        convert_gguf(with_divisors(file, tmp_path / "long.gguf", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]))
+    assert folders(cache) == []
 
 
 @pytest.mark.model

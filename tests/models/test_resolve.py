@@ -250,6 +250,12 @@ def test_a_gguf_file_is_described_as_its_folder_is(tiny_llama: Path, tmp_path: P
     assert (file.architecture, file.bytes) == ("llama", (tmp_path / "model.gguf").stat().st_size)
 
 
+def test_a_model_that_cannot_be_used_is_described_with_its_fault(project: Project) -> None:
+    (project.version("other@1").folder / "config.json").unlink()
+    faults = {place.name: describe(place.name).fault for place in list_models() if place.origin == "project"}
+    assert faults["helper@1"] is None and "lacks config.json" in str(faults["other@1"])
+
+
 def test_what_is_not_here_is_described_without_asking_anyone() -> None:
     assert "not here yet; plumb models pull org/model fetches it" in describe("org/model").origin
     assert describe("openai:gpt@http://127.0.0.1:1/v1").origin == "http://127.0.0.1:1/v1"

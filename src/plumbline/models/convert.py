@@ -10,15 +10,17 @@ import contextlib
 import errno
 import hashlib
 import io
+import math
 import os
 import shutil
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plumbline.errors import BadModel
+from plumbline.errors import BadModel, UserError
 from plumbline.models.cache import build_once
 from plumbline.models.families import quiet
 from plumbline.models.gguf import Header, read_header
@@ -37,6 +39,14 @@ _MARGIN = 32_000_000
 """Bytes beside the weights: tokenizer and configs, generously."""
 
 
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
 def convert_gguf(path: str | Path) -> Path:
     """The folder (config.json, safetensors, tokenizer.json) that holds the same model, made at the first call.
 
@@ -47,7 +57,10 @@ def convert_gguf(path: str | Path) -> Path:
     if not path.is_file():
         raise BadModel(f"{str(path)!r} is not a file: give the path of a GGUF file")
     home = cache_folder() / "converted"
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the cache {str(home)!r} cannot be made ({error}): set PLUMBLINE_CACHE to a folder") from error
     stamps = _stamps(path)
     target = home / _digest(path, stamps, home)
     if target.is_dir():
@@ -136,13 +149,15 @@ def _read_model(header: Header) -> Any:
 
     path = header.path
     auto: Any = transformers.AutoModelForCausalLM  # its types do not know output_loading_info
-    width = header.about_model("attention.key_length")
+    width, stretch = header.about_model("attention.key_length"), _stretch(header)
     try:
         # The progress bar of the dequantisation asks no switch, only where standard error leads.
         with quiet(), contextlib.redirect_stderr(io.StringIO()):
             config = transformers.AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
             if width and hasattr(config, "head_dim"):  # transformers takes Qwen3's for granted
                 config.head_dim = width
+            if stretch:
+                config.rope_parameters = {**config.rope_parameters, **stretch}
             model, loading = auto.from_pretrained(
                 str(path.parent), gguf_file=path.name, config=config, dtype=torch.float32, output_loading_info=True
             )
@@ -159,6 +174,42 @@ def _read_model(header: Header) -> Any:
     model.is_quantized = False
     del model.config.quantization_config
     return model
+
+
+def _stretch(header: Header) -> dict[str, Any]:
+    """How the file stretches positions beyond the window of the first training, which transformers leaves out.
+
+    Llama 3's way is stored only as its result, one divisor per frequency: it is taken for what Llama 3 does, and
+    checked against the stored numbers.
+    """
+    way = header.about_model("rope.scaling.type", "none")
+    stored = next((tensor for tensor in header.tensors if tensor.name == "rope_freqs.weight"), None)
+    if stored is None and (way == "none" or header.architecture == "gpt-oss"):
+        return {}
+    if stored is not None and stored.kind == "F32":
+        with header.path.open("rb") as file:
+            file.seek(stored.offset)
+            divisors = struct.unpack(f"<{stored.elements}f", file.read(stored.size))
+        llama3 = {**_LLAMA3_ROPE, "factor": round(max(divisors), 4)}
+        expected = _llama3_divisors(header.about_model("rope.freq_base", 10000.0), len(divisors), llama3)
+        if all(math.isclose(given, wanted, rel_tol=1e-3) for given, wanted in zip(divisors, expected, strict=True)):
+            return llama3
+        way = "divisors other than Llama 3's"
+    raise BadModel(
+        f"{str(header.path)!r} stretches its positions ({way}), which transformers does not read from a GGUF file: "
+        "take the model's own folder from the hub"
+    )
+
+
+def _llama3_divisors(theta: float, count: int, rope: dict[str, Any]) -> list[float]:
+    """Slow frequencies are divided by the factor, fast ones kept, and those between are blended."""
+    divisors = []
+    for place in range(count):
+        turns = rope["original_max_position_embeddings"] / (2 * math.pi * theta ** (place / count))
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        kept = min(1.0, max(0.0, (turns - low) / (high - low)))
+        divisors.append(1 / ((1 - kept) / rope["factor"] + kept))
+    return divisors
 
 
 def _read_tokenizer(header: Header) -> Any:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from plumbline.errors import HubUnreachable, UnknownModel
+from plumbline.errors import BadModel, HubUnreachable, UnknownModel
 
 if TYPE_CHECKING:
     from plumbline.project import Version
@@ -238,6 +238,8 @@ class Description:
     """Most tokens that it attends to."""
     vocabulary: int | None = None
     licence: str | None = None
+    fault: str | None = None
+    """Why it cannot be used."""
 
 
 def describe(name: str) -> Description:
@@ -250,7 +252,10 @@ def describe(name: str) -> Description:
     if place.path is None:
         way = f"; {place.install} brings it" if place.install else f"; plumb models pull {place.name} fetches it"
         return Description(place.name, f"the hub's {place.hub_id}, not here yet{way}")
-    facts = _gguf_facts(place.path) if place.path.is_file() else _folder_facts(place.path)
+    try:
+        facts = _gguf_facts(place.path) if place.path.is_file() else _folder_facts(place.path)
+    except BadModel as error:
+        facts = {"fault": str(error)}
     return Description(place.name, place.origin, str(place.path), **facts)
 
 
