@@ -96,7 +96,7 @@ class Sampling:
             f"seed is {self.seed!r}: it must be a whole number from 0 to 2^63 - 1",
         )
         need(
-            not isinstance(self.stop, str) and all(self.stop), f"stop is {self.stop!r}: give a tuple of non-empty texts"
+            isinstance(self.stop, tuple) and all(self.stop), f"stop is {self.stop!r}: give a tuple of non-empty texts"
         )
         need(
             self.schema is None or self.grammar is None, "schema and grammar were both given: an answer can follow one"

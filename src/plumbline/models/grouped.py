@@ -161,9 +161,11 @@ def _layers() -> tuple[Any, Any]:
         """The completions' pass: every row reads its prompt's keys and values, and nothing is kept."""
 
         def __init__(self, prompt: Any, group_of: torch.Tensor) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.lazy_initialization(prompt.keys, prompt.values)
-            self.keys, self.values, self.group_of = prompt.keys, prompt.values, group_of
+            self.keys: torch.Tensor = prompt.keys
+            self.values: torch.Tensor = prompt.values
+            self.group_of = group_of
 
         def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
             keys = torch.cat([self.keys[self.group_of], key_states], -2)

@@ -11,6 +11,7 @@ no pass over the vocabulary at all. Where the head is trained, backward computes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,87 +64,83 @@ def token_logprobs(
     return result
 
 
-_TokenLogprobs: Any = None
-
-
+@lru_cache(maxsize=1)
 def _function() -> Any:
-    """The autograd function, defined at first use so that importing this file does not import torch."""
-    global _TokenLogprobs
-    if _TokenLogprobs is None:
-        _TokenLogprobs = _define()
-    return _TokenLogprobs
-
-
-def _define() -> Any:
+    """The autograd function, made at first use so that importing this file does not import torch."""
     import torch
 
-    class TokenLogprobs(torch.autograd.Function):
-        @staticmethod
-        def forward(
-            ctx: Any,
-            states: torch.Tensor,
-            weight: torch.Tensor,
-            bias: torch.Tensor | None,
-            targets: torch.Tensor,
-            scale: float,
-            cap: float | None,
-            temperature: float,
-            chunk: int,
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            head = Head(weight, bias, scale, cap)
-            rows = len(targets)
-            logprobs = states.new_empty(rows, dtype=wide(states))
-            entropy = states.new_empty(rows, dtype=wide(states))
-            trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-            slopes = _slopes(states) if ctx.needs_input_grad[0] and not trained else None
-            for piece in _pieces(rows, chunk):
-                logits = head.logits(states[piece], temperature)
-                lse = logits.logsumexp(-1)
-                shares = (logits - lse[:, None]).exp_()
-                logprobs[piece] = logits.gather(1, targets[piece, None])[:, 0] - lse
-                entropy[piece] = lse - (shares * logits).sum(-1)
-                if slopes is not None:
-                    to_logprob = -shares
-                    to_logprob.scatter_add_(1, targets[piece, None], torch.ones_like(to_logprob[:, :1]))
-                    to_entropy = -shares * (logits - lse[:, None] + entropy[piece, None])
-                    for slope, by_logit in zip(slopes, (to_logprob, to_entropy), strict=True):
-                        raw = _through_head(by_logit, logits, head, temperature)
-                        slope[piece] = (raw.to(states.dtype) @ weight.to(states.dtype)).to(slope.dtype)
-            ctx.settings = (scale, cap, temperature, chunk)
-            ctx.save_for_backward(
-                *(slopes or (None, None)), *((states, weight, bias, targets) if slopes is None else (None,) * 4)
-            )
-            return logprobs, entropy
+    methods = {"forward": staticmethod(_forward), "backward": staticmethod(_backward)}
+    return type("TokenLogprobs", (torch.autograd.Function,), methods)
 
-        @staticmethod
-        def backward(ctx: Any, by_logprob: torch.Tensor, by_entropy: torch.Tensor) -> tuple[Any, ...]:
-            slope_logprob, slope_entropy, states, weight, bias, targets = ctx.saved_tensors
-            if slope_logprob is not None:
-                grad = by_logprob[:, None] * slope_logprob + by_entropy[:, None] * slope_entropy
-                return grad.to(slope_logprob.dtype), *(None,) * 7
-            scale, cap, temperature, chunk = ctx.settings
-            head = Head(weight, bias, scale, cap)
-            to_states = torch.zeros_like(states) if ctx.needs_input_grad[0] else None
-            to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-            to_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
-            for piece in _pieces(len(targets), chunk):
-                logits = head.logits(states[piece], temperature)
-                lse = logits.logsumexp(-1)
-                shares = (logits - lse[:, None]).exp()
-                entropy = lse - (shares * logits).sum(-1)
-                by_logit = -shares * by_logprob[piece, None]
-                by_logit.scatter_add_(1, targets[piece, None], by_logprob[piece, None])
-                by_logit -= shares * (logits - lse[:, None] + entropy[:, None]) * by_entropy[piece, None]
-                raw = _through_head(by_logit, logits, head, temperature).to(states.dtype)
-                if to_states is not None:
-                    to_states[piece] = raw @ weight.to(states.dtype)
-                if to_weight is not None:
-                    to_weight += (raw.T @ states[piece]).to(weight.dtype)
-                if to_bias is not None:
-                    to_bias += raw.sum(0).to(to_bias.dtype)
-            return to_states, to_weight, to_bias, *(None,) * 5
 
-    return TokenLogprobs
+def _forward(
+    ctx: Any,
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    scale: float,
+    cap: float | None,
+    temperature: float,
+    chunk: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    head = Head(weight, bias, scale, cap)
+    rows = len(targets)
+    logprobs = states.new_empty(rows, dtype=wide(states))
+    entropy = states.new_empty(rows, dtype=wide(states))
+    trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    slopes = (torch.empty_like(states), torch.empty_like(states)) if ctx.needs_input_grad[0] and not trained else None
+    for piece in _pieces(rows, chunk):
+        logits = head.logits(states[piece], temperature)
+        lse = logits.logsumexp(-1)
+        shares = (logits - lse[:, None]).exp_()
+        logprobs[piece] = logits.gather(1, targets[piece, None])[:, 0] - lse
+        entropy[piece] = lse - (shares * logits).sum(-1)
+        if slopes is None:
+            continue
+        to_logprob = -shares
+        to_logprob.scatter_add_(1, targets[piece, None], torch.ones_like(to_logprob[:, :1]))
+        to_entropy = -shares * (logits - lse[:, None] + entropy[piece, None])
+        for slope, by_logit in zip(slopes, (to_logprob, to_entropy), strict=True):
+            raw = _through_head(by_logit, logits, head, temperature)
+            slope[piece] = raw.to(states.dtype) @ weight.to(states.dtype)
+    ctx.settings = (scale, cap, temperature, chunk)
+    ctx.save_for_backward(
+        *(slopes or (None, None)), *((states, weight, bias, targets) if slopes is None else [None] * 4)
+    )
+    return logprobs, entropy
+
+
+def _backward(ctx: Any, by_logprob: torch.Tensor, by_entropy: torch.Tensor) -> tuple[Any, ...]:
+    import torch
+
+    slope_logprob, slope_entropy, states, weight, bias, targets = ctx.saved_tensors
+    if slope_logprob is not None:
+        grad = by_logprob[:, None] * slope_logprob + by_entropy[:, None] * slope_entropy
+        return grad.to(slope_logprob.dtype), *(None,) * 7
+    scale, cap, temperature, chunk = ctx.settings
+    head = Head(weight, bias, scale, cap)
+    to_states = torch.zeros_like(states) if ctx.needs_input_grad[0] else None
+    to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+    to_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
+    for piece in _pieces(len(targets), chunk):
+        logits = head.logits(states[piece], temperature)
+        lse = logits.logsumexp(-1)
+        shares = (logits - lse[:, None]).exp()
+        entropy = lse - (shares * logits).sum(-1)
+        by_logit = -shares * by_logprob[piece, None]
+        by_logit.scatter_add_(1, targets[piece, None], by_logprob[piece, None])
+        by_logit -= shares * (logits - lse[:, None] + entropy[:, None]) * by_entropy[piece, None]
+        raw = _through_head(by_logit, logits, head, temperature).to(states.dtype)
+        if to_states is not None:
+            to_states[piece] = raw @ weight.to(states.dtype)
+        if to_weight is not None:
+            to_weight += (raw.T @ states[piece]).to(weight.dtype)
+        if to_bias is not None:
+            to_bias += raw.sum(0).to(to_bias.dtype)
+    return to_states, to_weight, to_bias, *(None,) * 5
 
 
 def wide(states: torch.Tensor) -> torch.dtype:
@@ -151,13 +148,6 @@ def wide(states: torch.Tensor) -> torch.dtype:
     import torch
 
     return torch.float64 if states.dtype == torch.float64 else torch.float32
-
-
-def _slopes(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Room for the derivatives of log-probability and entropy with respect to each state."""
-    import torch
-
-    return torch.empty_like(states), torch.empty_like(states)
 
 
 def _pieces(rows: int, chunk: int) -> list[slice]:
