@@ -11,6 +11,7 @@ import pytest
 from contract import Subject
 from fake_server import FakeServer, speak
 
+from plumbline.models.engines import open_local
 from plumbline.models.remote import RemoteChat
 from plumbline.models.scripted import Scripted, count_tokens, prompt_text
 
@@ -31,11 +32,21 @@ def _remote(kind: Any, seeded: bool, several: bool = True) -> Iterator[Subject]:
         yield Subject(RemoteChat("m", server.url, kind), seeded=seeded, count=count_tokens)
 
 
+@contextmanager
+def _local(request: pytest.FixtureRequest, engine: Any) -> Iterator[Subject]:
+    if engine == "openvino":
+        pytest.importorskip("openvino_genai", reason="the extra `openvino` is not installed")
+    folder = request.getfixturevalue("tiny_llama")
+    yield Subject(open_local(folder, name="tiny", engine=engine), seeded=True)
+
+
 SUBJECTS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Subject]]] = {
     "scripted": lambda _: nullcontext(Subject(_script(), count=count_tokens)),
     "openai": lambda _: _remote("openai", seeded=True),
     "openai, one choice a request": lambda _: _remote("openai", seeded=True, several=False),
     "anthropic": lambda _: _remote("anthropic", seeded=False),
+    "transformers engine": lambda request: _local(request, "transformers"),
+    "openvino engine": lambda request: _local(request, "openvino"),
 }
 
 
