@@ -74,7 +74,7 @@ class Terminal:
         """All that has appeared since the last call, up to and with `text`."""
         while text not in self.seen:
             new = self._read()
-            assert new, f"the command ended without {text!r}; it showed {self.seen!r}"
+            assert new, f"the command ended without {text!r}; it showed {self.seen[-500:]!r}"
             self.seen += new
         before, _, self.seen = self.seen.partition(text)
         return before + text

@@ -30,13 +30,10 @@ class Output:
 
     def __init__(self, path: Path | None, *, force: bool = False) -> None:
         self.path = path
-        if path is None:
-            return
-        if path.is_dir():
+        self._replace = force
+        """Whether the first records take the place of what is there."""
+        if path is not None and path.is_dir():
             raise UserError(f"{str(path)!r} is a folder: name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if force:
-            path.unlink(missing_ok=True)
 
     def write(self, records: Sequence[Record]) -> None:
         from plumbline.records import write_jsonl
@@ -45,7 +42,8 @@ class Output:
             for record in records:
                 typer.echo(record.model_dump_json())
         else:
-            write_jsonl(self.path, records, append=True)
+            write_jsonl(self.path, records, append=not self._replace)
+            self._replace = False
 
     def tell(self, done: int, total: int, unit: str) -> None:
         """Says how much is in the file, and how to go on where that is not all."""
@@ -83,7 +81,7 @@ class Output:
         """Whether there are lines from a run that was stopped. The last one is mended, should it be torn."""
         from plumbline.records import write_jsonl
 
-        if self.path is None or not self.path.is_file():
+        if self.path is None or not self.path.is_file() or self._replace:
             return False
         write_jsonl(self.path, [], append=True)
         return self.path.stat().st_size > 0
