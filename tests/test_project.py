@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -165,10 +166,7 @@ def test_other_folders_among_the_models_are_no_versions(project: Project) -> Non
 
 
 def test_the_number_of_a_removed_version_is_not_given_again(project: Project) -> None:
-    last = record(project, "policy", 3)
-    for file in sorted(last.folder.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    last.folder.rmdir()
+    shutil.rmtree(record(project, "policy", 3).folder)
     assert record(project, "policy").ref == "policy@4"
 
 
@@ -317,6 +315,22 @@ def test_a_promotion_that_fails_changes_nothing(project: Project) -> None:
     with pytest.raises(BadProject, match="is 'policy@1' meant"):
         project.promote("policy@7")
     assert (project.folder / "promoted.json").read_bytes() == before
+
+
+def test_a_promoted_version_that_was_removed_is_named_and_another_can_be_promoted(project: Project) -> None:
+    record(project, "policy", 3)
+    for number in (1, 2, 3):
+        project.promote(f"policy@{number}")
+    shutil.rmtree(project.version("policy@2").folder)
+    with pytest.raises(
+        BadProject, match=r"'policy@2' was promoted and is gone from '.*models': put it back or promote"
+    ):
+        project.rollback()
+    assert project.promoted() == project.version("policy@3")
+    shutil.rmtree(project.version("policy@3").folder)
+    with pytest.raises(BadProject, match=r"'policy@3' was promoted and is gone"):
+        project.promoted()
+    assert project.promote("policy@1") == project.promoted()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"history": [1]}', '{"history": [{"version": "a@1"}]}'])

@@ -200,7 +200,7 @@ class Project:
     def promoted(self) -> Version | None:
         """The version in force, None when none is."""
         history = self._promotions()
-        return self.version(history[-1]["version"]) if history else None
+        return self._kept(history[-1]["version"]) if history else None
 
     def promote(self, ref: str) -> Version:
         """Puts a version in force; what was in force before comes back with `rollback`."""
@@ -217,9 +217,16 @@ class Project:
             history = self._promotions()
             if not history:
                 raise BadProject("nothing is promoted, so there is nothing to go back from")
-            before = self.version(history[-2]["version"]) if len(history) > 1 else None
+            before = self._kept(history[-2]["version"]) if len(history) > 1 else None
             self._write_promotions(history[:-1])
         return before
+
+    def _kept(self, ref: str) -> Version:
+        """A version that was promoted, as long as nobody removed it."""
+        for version in self.versions():
+            if version.ref == ref:
+                return version
+        raise BadProject(f"{ref!r} was promoted and is gone from {str(self.models)!r}: put it back or promote another")
 
     def _promotions(self) -> list[dict[str, str]]:
         path = self.folder / PROMOTIONS
