@@ -63,5 +63,6 @@ def smollm2(pytestconfig: pytest.Config) -> Path:
     # Under the session's cache too, so that `load("smollm2-135m")`, here or in a child process, finds it.
     folder = session_cache / "converted" / shared.name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.symlink_to(shared, target_is_directory=True)
+    if not folder.exists():
+        folder.symlink_to(shared, target_is_directory=True)
     return folder

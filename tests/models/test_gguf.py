@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
@@ -141,6 +142,47 @@ def test_metadata_says_what_the_config_says(tiny_model: TinyModel, tmp_path: Pat
     assert header.metadata["tokenizer.chat_template"] == tiny.CHATML
     assert header.metadata["tokenizer.ggml.token_type"][:4] == [3, 3, 3, 1]
     assert not header.metadata["tokenizer.ggml.add_bos_token"]
+
+
+def sentencepiece_tokenizer() -> tokenizers.Tokenizer:
+    """A tokenizer of SentencePiece's kind: spaces are spelled, and bytes stand for letters it does not know."""
+    trained = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    trained.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=250, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
+    trained.train_from_iterator(tiny.SENTENCES[:5], trainer)
+    model = json.loads(trained.to_str())["model"]
+    vocabulary = model["vocab"] | {f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}
+    merges = [tuple(merge) for merge in model["merges"]]
+    rust = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    rust.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    rust.add_special_tokens(["<unk>", "<s>", "</s>"])
+    rust.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return rust
+
+
+def test_a_sentencepiece_tokenizer_reads_back(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = copy_with(tiny_llama, tmp_path / "copy")
+    sentencepiece_tokenizer().save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    file = write_gguf(folder, tmp_path / "model.gguf")
+    metadata = read_header(file).metadata
+    assert metadata["tokenizer.ggml.model"] == "llama" and metadata["tokenizer.ggml.add_space_prefix"]
+    assert metadata["tokenizer.ggml.add_bos_token"] and not metadata["tokenizer.ggml.add_eos_token"]
+    # Unknown, two that only a template writes, the first letter; bytes; and rows that no token uses.
+    types = metadata["tokenizer.ggml.token_type"]
+    assert types[:4] == [2, 3, 3, 1] and types.count(6) == 256 and types[-1] == 5
+    scores, tokens = metadata["tokenizer.ggml.scores"], metadata["tokenizer.ggml.tokens"]
+    merges = [merge.replace(" ", "") for merge in metadata["tokenizer.ggml.merges"]]
+    assert sorted(merges, key=lambda merge: -scores[tokens.index(merge)]) == merges
+    ours, theirs = Tokenizer(folder), Tokenizer(convert_gguf(file))
+    for text in (*tiny.SENTENCES, "two  spaces", "☃"):
+        assert theirs.encode(text) == ours.encode(text)
+    assert theirs.encode_raw("a")[0] == 1
 
 
 def test_openvino_runs_the_file_as_transformers_runs_the_folder(tiny_model: TinyModel, tmp_path: Path) -> None:

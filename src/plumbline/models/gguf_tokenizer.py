@@ -155,5 +155,5 @@ def _add_specials(writer: Any, tokenizer: Tokenizer) -> None:
     framed = tokenizer.encode_raw("a")
     writer.add_add_bos_token(framed[0] == ids.get("bos_token"))
     writer.add_add_eos_token(framed[-1] == ids.get("eos_token"))
-    first = tokenizer.token_text(tokenizer.encode_markup("a")[0])
-    writer.add_add_space_prefix(first.startswith(("\u0120", "\u2581", " ")))
+    first = str(tokenizer.rust.id_to_token(tokenizer.encode_markup("a")[0]))
+    writer.add_add_space_prefix(first.startswith(("\u0120", "\u2581")))  # how the two kinds of vocabulary spell it
