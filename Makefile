@@ -40,7 +40,7 @@ docs: $(READY) ## Build the documentation into site/; a warning or a stale gener
 bench: $(READY) ## Measure into benchmarks/RESULTS.md (under an hour)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit; done
 
-bench-full: $(READY) ## Measure everything: the peers' grids and the kill tests too
+bench-full: $(READY) ## The same at full length
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --full || exit; done
 
 # To move to newer versions: upgrade them in .venv, pass `make test`, then write them down with this.
