@@ -34,7 +34,15 @@ HEIGHT = {area: height for height, areas in enumerate(ORDER) for area in areas}
 # Seconds to import each: inside functions only, and nowhere at all in what must stay free of torch.
 HEAVY = {"accelerate", "peft", "torch", "transformers"}
 TORCH_FREE = {"errors", "files", "personal_data", "project", "records", "vectors", "web"}
-TORCH_FREE |= {"models", "models.chat", "models.constrain", "models.decoding", "models.engines", "models.remote"}
+TORCH_FREE |= {
+    "models",
+    "models.chat",
+    "models.constrain",
+    "models.decoding",
+    "models.endpoints",
+    "models.engines",
+    "models.remote",
+}
 TORCH_FREE |= {"models.resolve", "models.sampling", "models.scripted", "models.tokenizer"}
 
 MOST_FOLDERS, MOST_LINES, LONGEST_FUNCTION, LONGEST_TRAIN = 15, 500, 60, 150

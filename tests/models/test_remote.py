@@ -31,7 +31,7 @@ from fake_server import (
 
 from plumbline.errors import EndpointError, UserError
 from plumbline.models import Chunk, Embed, Raw, Sampling
-from plumbline.models.endpoint import Patience
+from plumbline.models.endpoints.transport import Patience
 from plumbline.models.remote import RemoteChat, RemoteEmbed, _ask_all
 
 NO_WAIT = Patience(sleep=lambda seconds: None)

@@ -95,9 +95,7 @@ class Sampling:
             self.seed is None or 0 <= self.seed < 2**63,
             f"seed is {self.seed!r}: it must be a whole number from 0 to 2^63 - 1",
         )
-        need(
-            isinstance(self.stop, tuple) and all(self.stop), f"stop is {self.stop!r}: give a tuple of non-empty texts"
-        )
+        need(isinstance(self.stop, tuple) and all(self.stop), f"stop is {self.stop!r}: give a tuple of non-empty texts")
         need(
             self.schema is None or self.grammar is None, "schema and grammar were both given: an answer can follow one"
         )

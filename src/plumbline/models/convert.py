@@ -125,11 +125,12 @@ def _refuse_split(header: Header) -> None:
 
 
 def _save(model: Any, tokenizer: Any, header: Header, folder: Path) -> None:
-    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.model_max_length = header.about_model("context_length", tokenizer.model_max_length)
     end_of_turn = header.metadata.get("tokenizer.ggml.eot_token_id")
     if end_of_turn is not None:  # transformers reads only the end of text
-        ends = {model.generation_config.eos_token_id, end_of_turn} - {None}
-        model.generation_config.eos_token_id = sorted(ends)
+        ends = model.generation_config.eos_token_id
+        known = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        model.generation_config.eos_token_id = sorted({*known, end_of_turn})
     try:
         with quiet():
             tokenizer.save_pretrained(folder)

@@ -179,6 +179,15 @@ _LAYER_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_NEEDED = (
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "rms_norm_eps",
+    "vocab_size",
+)
 _BLOCK = 32
 
 
@@ -203,6 +212,9 @@ def write_gguf(folder: str | Path, out: str | Path, kind: str = "F16") -> Path:
         raise UserError(f"kind is {kind!r}: give one of {', '.join(KINDS)}")
     config = read_config(folder)
     _refuse_unwritable(folder, config)
+    lacking = [name for name in _NEEDED if name not in config]
+    if lacking:
+        raise BadModel(f"the config.json in {str(folder)!r} lacks {', '.join(lacking)}")
     tensors = _plan(folder, config, kind)
     scratch = out.with_name(f".{out.name}.part-{os.getpid()}")
     try:
@@ -247,13 +259,14 @@ def _refuse_unwritable(folder: Path, config: dict[str, Any]) -> None:
         refuse(f"its type is {model_type!r}, and {', '.join(_ARCHITECTURES)} are written")
     if config.get("hidden_act", "silu") != "silu":
         refuse(f"its activation is {config['hidden_act']!r}, and the format's is 'silu'")
-    if model_type in ("llama", "mistral") and (config.get("attention_bias") or config.get("mlp_bias")):
+    if model_type != "qwen2" and (config.get("attention_bias") or config.get("mlp_bias")):
         refuse("its linear layers have biases, and this architecture has none in the format")
     rope = _rope(config)
     if rope["rope_type"] != "default" or rope["partial_rotary_factor"] != 1.0:
         refuse(f"its positions are stretched or partly rotated ({rope}), and plain rotation is written")
-    sliding = config.get("sliding_window") if config.get("use_sliding_window", model_type == "mistral") else None
-    if sliding is not None and sliding < config["max_position_embeddings"]:
+    slides = config.get("use_sliding_window", model_type == "mistral")
+    sliding = config.get("sliding_window", 4096) if slides else None  # 4096 is Mistral's own default
+    if sliding is not None and sliding < config.get("max_position_embeddings", 0):
         refuse(f"its attention slides over {sliding} tokens, and the format's readers attend to all")
     if config.get("quantization_config"):
         refuse("its weights are quantised already: give the folder of the unquantised model")

@@ -22,10 +22,10 @@ from pydantic import BaseModel, FiniteFloat
 
 from plumbline.errors import EndpointError, UserError
 from plumbline.models import Chunk, Completion, Prompt, Sampling, Speed
-from plumbline.models.anthropic import Anthropic
-from plumbline.models.dialect import Dialect, Reply
-from plumbline.models.endpoint import Endpoint, Kind, Patience
-from plumbline.models.openai import OpenAI
+from plumbline.models.endpoints.anthropic import Anthropic
+from plumbline.models.endpoints.dialect import Dialect, Reply
+from plumbline.models.endpoints.openai import OpenAI
+from plumbline.models.endpoints.transport import Endpoint, Kind, Patience
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from fake_server import chat, chats, last_piece, piece
 
 from plumbline.errors import UserError
 from plumbline.models import Conversation, Raw, Sampling
-from plumbline.models.openai import OpenAI
+from plumbline.models.endpoints.openai import OpenAI
 
 HOSTED = OpenAI("gpt", at_home=True)
 OWN = OpenAI("qwen", at_home=False)

@@ -29,7 +29,7 @@ from fake_server import (
 )
 
 from plumbline.errors import EndpointError, UserError
-from plumbline.models.endpoint import Endpoint, Event, Patience, read_events
+from plumbline.models.endpoints.transport import Endpoint, Event, Patience, read_events
 from plumbline.models.remote import RemoteChat
 
 KEY = "sk-proj-Zq83hTnVx0LrB5mWcE7uYdKa2GfJsP94"

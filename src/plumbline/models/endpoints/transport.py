@@ -27,7 +27,7 @@ import httpx
 
 from plumbline import __version__
 from plumbline.errors import EndpointError, UserError
-from plumbline.models.dialect import Draft
+from plumbline.models.endpoints.dialect import Draft
 
 Kind = Literal["openai", "anthropic"]
 _T = TypeVar("_T")

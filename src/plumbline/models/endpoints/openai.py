@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from plumbline.errors import UserError
 from plumbline.models import Completion, FinishReason, Prompt, Raw, Sampling
 from plumbline.models.chat import conversation, is_tokens
-from plumbline.models.dialect import Reply, function_call, refuse, sampling_values
+from plumbline.models.endpoints.dialect import Reply, function_call, refuse, sampling_values
 
 _FINISH: dict[str, FinishReason] = {
     "length": "length",

@@ -9,7 +9,7 @@ from fake_server import block_events, message, message_events
 
 from plumbline.errors import UserError
 from plumbline.models import Conversation, Raw, Sampling
-from plumbline.models.anthropic import Anthropic
+from plumbline.models.endpoints.anthropic import Anthropic
 
 HOSTED = Anthropic("claude", at_home=True)
 OWN = Anthropic("qwen", at_home=False)
