@@ -1,0 +1,101 @@
+"""The order in which a run visits its examples, and how a step is cut into what memory holds.
+
+    step          `batch_size` examples, the next ones of a shuffle that (seed, epoch) alone decides
+    process       every world-th of them in the order of size, so that all have like work
+    micro-batch   those of like size, together at most `budget` tokens, padding included
+
+Every process knows the whole step, so a denominator over it (all its answers' tokens, say) is known before the first
+micro-batch and needs no message. A loss divided by that adds up to the same gradient however the step is cut:
+8 = 2 × 4 = 8 × 1. Where a run stands in its data is the number of steps done, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from plumbline.errors import UserError
+from plumbline.models.batches import by_length
+from plumbline.models.grouped import Group
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step."""
+
+    number: int
+    """From 1, through all epochs."""
+    epoch: int
+    """From 1."""
+    ends_epoch: bool
+    examples: tuple[int, ...]
+    """Places in the data of all its examples, whichever process takes them."""
+    micro_batches: tuple[tuple[int, ...], ...]
+    """The places that this process takes, by forward pass; none where there are fewer examples than processes."""
+
+    def __str__(self) -> str:
+        shown = ", ".join(str(place + 1) for place in self.examples[:8])
+        return f"step {self.number} (examples {shown}{', …' if len(self.examples) > 8 else ''})"
+
+
+class Batches:
+    """All steps of a run over examples of the given sizes in tokens."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        batch_size: int,
+        budget: int,
+        epochs: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not sizes:
+            raise UserError("there is nothing to train on: every example was left out or held out")
+        self.sizes = sizes
+        self.batch_size = batch_size
+        self.budget = budget
+        self.epochs = epochs
+        self.seed = seed
+        self.rank, self.world = rank, world
+        self.per_epoch = -(-len(sizes) // batch_size)
+
+    def __len__(self) -> int:
+        """Steps of the run."""
+        return self.epochs * self.per_epoch
+
+    def after(self, done: int) -> Iterator[Step]:
+        """The steps that are left when `done` have been taken."""
+        for epoch in range(done // self.per_epoch, self.epochs):
+            order = shuffled(len(self.sizes), self.seed, epoch)
+            for place in range(done % self.per_epoch if epoch == done // self.per_epoch else 0, self.per_epoch):
+                examples = tuple(order[place * self.batch_size : (place + 1) * self.batch_size])
+                yield Step(
+                    number=epoch * self.per_epoch + place + 1,
+                    epoch=epoch + 1,
+                    ends_epoch=place + 1 == self.per_epoch,
+                    examples=examples,
+                    micro_batches=tuple(self.cut(examples)),
+                )
+
+    def cut(self, examples: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """This process's share of some examples, in micro-batches."""
+        by_size = sorted(examples, key=lambda place: (-self.sizes[place], place))
+        mine = by_size[self.rank :: self.world]
+        for rows in by_length([self.sizes[place] for place in mine], self.budget):
+            yield tuple(mine[row] for row in rows)
+
+
+def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The numbers below `count` in an order that depends on nothing but the arguments."""
+    order = list(range(count))
+    Random(f"order {seed} {epoch}").shuffle(order)
+    return order
+
+
+def size(group: Group) -> int:
+    """Tokens of a group in the grouped pass: the prompt once, its completions padded to the longest."""
+    return len(group.prompt) + len(group.completions) * max(map(len, group.completions))
