@@ -241,6 +241,7 @@ def test_writing_needs_no_torch(tiny_llama: Path, tmp_path: Path) -> None:
     [
         ("gpt2", {}, "its type is 'gpt2'"),
         ("llama", {"attention_bias": True}, "biases"),
+        ("qwen3", {"attention_bias": True}, "biases"),
         ("llama", {"hidden_act": "gelu"}, "activation"),
         ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "stretched"),
         ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "stretched"),
@@ -277,6 +278,15 @@ def test_lacking_and_foreign_weights_are_named(tiny_llama: Path, tmp_path: Path)
         write_gguf(folder, tmp_path / "model.gguf")
     save_file({**whole, "model.extra.weight": np.zeros(2, np.float32)}, folder / "model.safetensors")
     with pytest.raises(BadModel, match=r"'model\.extra\.weight', for which the format has no place"):
+        write_gguf(folder, tmp_path / "model.gguf")
+
+
+def test_a_config_that_lacks_a_size_says_which(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = copy_with(tiny_llama, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    del config["rms_norm_eps"], config["intermediate_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadModel, match=r"config\.json in .* lacks intermediate_size, rms_norm_eps"):
         write_gguf(folder, tmp_path / "model.gguf")
 
 
