@@ -35,15 +35,23 @@ HEIGHT = {area: height for height, areas in enumerate(ORDER) for area in areas}
 HEAVY = {"accelerate", "peft", "torch", "transformers"}
 TORCH_FREE = {"errors", "files", "personal_data", "project", "records", "vectors", "web"}
 TORCH_FREE |= {
-    "models",
+    "models",  # its __init__ alone; what lies in it is named one by one
+    "models.cache",
     "models.chat",
     "models.constrain",
     "models.decoding",
     "models.endpoints",
     "models.engines",
+    "models.gguf",
+    "models.hub",
+    "models.machine",
     "models.remote",
+    "models.resolve",
+    "models.sampling",
+    "models.scripted",
+    "models.tokenizer",
+    "models.weights",
 }
-TORCH_FREE |= {"models.resolve", "models.sampling", "models.scripted", "models.tokenizer"}
 
 MOST_FOLDERS, MOST_LINES, LONGEST_FUNCTION, LONGEST_TRAIN = 15, 500, 60, 150
 EMPTY_NAMES = {"base", "common", "core", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
@@ -98,7 +106,7 @@ class Imports(ast.NodeVisitor):
 
 
 def torch_free(module: str) -> bool:
-    """A folder named in TORCH_FREE is so with all that lies in it, but for `models`, which lists its files."""
+    """A folder named in TORCH_FREE is so with all that lies in it, but for `models`."""
     above = [module.rsplit(".", depth)[0] for depth in range(module.count(".") + 1)]
     return module in TORCH_FREE or any(name in TORCH_FREE - {"models"} for name in above)
 
