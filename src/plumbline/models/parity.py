@@ -9,6 +9,7 @@ refused as a default. What was measured is kept beside the engine's graph.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def measure(name: str, modes: Sequence[str] | None = None) -> list[Parity]:
     from plumbline.models.resolve import resolve
 
     source = resolve(name)
-    if source.folder is None:
+    if source.kind != "folder":
         raise UserError(f"{name!r} runs elsewhere: parity compares the engines of a local model")
     return measure_folder(source.folder, modes)
 
@@ -91,7 +92,10 @@ def measure_folder(folder: Path, modes: Sequence[str] | None = None) -> list[Par
 def accepted(folder: Path, mode: str) -> bool:
     """Whether the mode may be a default for this model; measured now if nobody has yet."""
     kept = _kept(folder).get(mode)
-    return measure_folder(folder, [mode])[0].accepted if kept is None else bool(kept["accepted"])
+    if kept is None:
+        print(f"plumb: comparing the openvino engine ({mode}) with transformers, once for this model", file=sys.stderr)
+        return measure_folder(folder, [mode])[0].accepted
+    return bool(kept["accepted"])
 
 
 def _texts(
