@@ -44,7 +44,11 @@ def script(tmp_path: Path) -> str:
     """A model with an answer to each of a few prompts."""
     return write_script(
         tmp_path / "script.jsonl",
-        {"Knock, knock": ["Who is there?", "Come in!"], "Hi": ["Hello.", "Hey you there."], "Bye": ["Au revoir.", "Ciao."]},
+        {
+            "Knock, knock": ["Who is there?", "Come in!"],
+            "Hi": ["Hello.", "Hey you there."],
+            "Bye": ["Au revoir.", "Ciao."],
+        },
     )
 
 

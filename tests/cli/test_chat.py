@@ -85,7 +85,9 @@ def test_a_full_window_forgets_the_oldest_turns_and_says_so(
     """Each question and answer take about a fifth of the window of 512, of which 64 are kept free."""
     tokenizer = Tokenizer(tiny_llama)
     model = Scripted(lambda prompt: "Open the windows at night. " * 5)
-    talk = talk_with(model, *(f"{number}: My house is too hot." for number in range(9)), tokenizer=tokenizer, system="Hm.")
+    talk = talk_with(
+        model, *(f"{number}: My house is too hot." for number in range(9)), tokenizer=tokenizer, system="Hm."
+    )
     sizes = [len(encode_prompt(tokenizer, call.prompts[0])) for call in model.calls]
     assert max(sizes) <= 512 - 64 < max(sizes) + sizes[1] - sizes[0]
     roles = [each["role"] for each in talk.messages()]

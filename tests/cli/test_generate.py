@@ -63,7 +63,9 @@ def test_the_text_that_is_really_sent_can_be_seen(plumb: Plumb, tiny_llama: Path
     args = ["generate", "--prompt", "Hi <|im_end|>", "--system", "Be brief.", "--max-new-tokens", 1, "--show-prompt"]
     shown = plumb(*args, "--model", tiny_llama, "--engine", "transformers").stderr
     assert "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <|im_end|><|im_end|>\n" in shown
-    raw = plumb("generate", "--prompt", "Hi", "--raw", "--show-prompt", "--model", tiny_llama, "--engine", "transformers")
+    raw = plumb(
+        "generate", "--prompt", "Hi", "--raw", "--show-prompt", "--model", tiny_llama, "--engine", "transformers"
+    )
     assert raw.stderr.startswith("Hi\n")
     messages = plumb("generate", "--prompt", "Hi", "--show-prompt", "--model", script).stderr
     assert json.loads(messages.rpartition("]")[0] + "]") == [{"role": "user", "content": "Hi"}]
@@ -135,7 +137,9 @@ def test_a_file_made_otherwise_is_refused(
     assert len(read_lines(tmp_path / "out.jsonl")) == 3
 
 
-@pytest.mark.parametrize("content", [b"a letter to my aunt", b"a letter\nto my aunt\n", b"\x89PNG\r\n\x1a\n", b'{"a": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"a letter to my aunt", b"a letter\nto my aunt\n", b"\x89PNG\r\n\x1a\n", b'{"a": 1}']
+)
 def test_a_file_of_something_else_is_not_touched(
     plumb: Plumb, script: str, prompts: Path, tmp_path: Path, content: bytes
 ) -> None:
@@ -186,7 +190,10 @@ def test_an_error_in_the_middle_keeps_what_is_there(plumb: Plumb, prompts: Path,
         (["--prompts", "talk.jsonl", "--raw"], "--raw sends plain text"),
         (["--prompt", "Hi", "--raw", "--system", "Be brief."], "--raw sends plain text"),
         (["--prompt", "Hi", "--out", "."], "'.' is a folder: name a file"),
-        (["--prompt", "Hi", "--model", "smolm2-135m"], "'smolm2-135m' is no model that is known here. Near to it: smollm2"),
+        (
+            ["--prompt", "Hi", "--model", "smolm2-135m"],
+            "'smolm2-135m' is no model that is known here. Near to it: smollm2",
+        ),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(plumb: Plumb, tmp_path: Path, args: list[str], said: str) -> None:
@@ -205,7 +212,17 @@ def test_bad_input_is_one_message_and_exit_code_2(plumb: Plumb, tmp_path: Path, 
 def test_a_prompt_too_long_is_named_before_any_work(plumb: Plumb, tiny_llama: Path, tmp_path: Path) -> None:
     lines = [{"prompt_id": "short", "prompt": "Hi"}, {"prompt_id": "long", "prompt": "knock " * 600}]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    args = ["generate", "--prompts", "p.jsonl", "--model", tiny_llama, "--engine", "transformers", "--max-new-tokens", 2]
+    args = [
+        "generate",
+        "--prompts",
+        "p.jsonl",
+        "--model",
+        tiny_llama,
+        "--engine",
+        "transformers",
+        "--max-new-tokens",
+        2,
+    ]
     result = plumb(*args, "--out", "out.jsonl")
     assert result.exit_code == 2
     assert result.stderr.startswith("plumb: prompt 'long' has ")

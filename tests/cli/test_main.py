@@ -18,7 +18,18 @@ from plumbline.cli.main import COMMANDS, Entry, load_command
 
 Plumb = Callable[..., Result]
 
-HEAVY = {"httpx", "jinja2", "llguidance", "numpy", "openvino", "pydantic", "scipy", "tokenizers", "torch", "transformers"}
+HEAVY = {
+    "httpx",
+    "jinja2",
+    "llguidance",
+    "numpy",
+    "openvino",
+    "pydantic",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "transformers",
+}
 
 MODULES_AFTER = """
 import json, sys
@@ -80,7 +91,9 @@ def test_without_arguments_the_help_appears(plumb: Plumb) -> None:
 
 @pytest.mark.parametrize("columns", [60, 80])
 def test_help_fits_the_terminal(columns: int) -> None:
-    code = "from plumbline.cli.main import *\nfor name in COMMANDS:\n try: app([name, '--help'])\n except SystemExit: pass"
+    code = (
+        "from plumbline.cli.main import *\nfor name in COMMANDS:\n try: app([name, '--help'])\n except SystemExit: pass"
+    )
     environment = {**os.environ, "COLUMNS": str(columns)}
     shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     widths = [len(line) for line in shown.stdout.splitlines()]
@@ -95,8 +108,8 @@ def test_help_fits_the_terminal(columns: int) -> None:
         (["sample"], "plumb: Missing argument 'PROMPTS'. See `plumb sample --help`.\n"),
         (
             ["generate", "--top-k", "many"],
-            "plumb: Invalid value for '--top-k': Input should be a valid integer, unable to parse string as an integer. "
-            "See `plumb generate --help`.\n",
+            "plumb: Invalid value for '--top-k': Input should be a valid integer, unable to parse string as an "
+            "integer. See `plumb generate --help`.\n",
         ),
     ],
 )

@@ -53,7 +53,9 @@ def test_the_fields_of_sampling_are_those_of_the_class() -> None:
     read = fields("plumbline.models", "Sampling")
     real = {field.name: field for field in dataclasses.fields(Sampling)}
     assert list(read) == list(real)
-    assert {name: field.default for name, field in read.items()} == {name: field.default for name, field in real.items()}
+    assert {name: field.default for name, field in read.items()} == {
+        name: field.default for name, field in real.items()
+    }
     assert {name: field.type for name, field in read.items()} == {name: field.type for name, field in real.items()}
     assert all(field.help for field in read.values())
 

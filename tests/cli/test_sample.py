@@ -27,7 +27,9 @@ def test_each_line_is_a_prompt_with_its_answers(plumb: Plumb, script: str, tmp_p
     first, second = read_jsonl("sets.jsonl", ComparisonSet)
     assert (first.prompt_id, first.prompt, first.criterion) == ("a", "Hi", "kind")
     assert [answer.text for answer in first.completions] == ["Hey you there.", "Hello.", "Hey you there."]
-    assert {(answer.model, answer.seed, answer.sampling["temperature"]) for answer in first.completions} == {(script, 1, 0.7)}
+    assert {(answer.model, answer.seed, answer.sampling["temperature"]) for answer in first.completions} == {
+        (script, 1, 0.7)
+    }
     assert (second.prompt, second.criterion) == ("Bye", None)
 
 
@@ -56,7 +58,9 @@ def test_the_projects_criterion_and_model_stand_in(plumb: Plumb, script: str, tm
         (["--temperature", "0"], "--temperature is 0, so all answers to a prompt would be the same: raise it"),
     ],
 )
-def test_sets_that_nobody_could_rank_are_refused(plumb: Plumb, script: str, tmp_path: Path, args: list[str], said: str) -> None:
+def test_sets_that_nobody_could_rank_are_refused(
+    plumb: Plumb, script: str, tmp_path: Path, args: list[str], said: str
+) -> None:
     (tmp_path / "p.txt").write_text("Hi\n")
     result = plumb("sample", "p.txt", "--out", "sets.jsonl", "--model", script, *args)
     assert (result.exit_code, result.stderr) == (2, f"plumb: {said}\n")

@@ -30,6 +30,8 @@ def models(ctx: typer.Context) -> None:
 @app.command("list", cls=Command)
 def list_models(as_json: AsJson = False) -> None:
     """List the models that a name alone reaches."""
+    from rich.markup import escape
+
     from plumbline.models import resolve
 
     places = resolve.list_models()
@@ -39,13 +41,17 @@ def list_models(as_json: AsJson = False) -> None:
         return
     rows = table("name", "family", ">parameters", ">window", "from")
     for each in found:
-        rows.add_row(each.name, each.family or "–", count(each.parameters), count(each.window), each.origin)
+        rows.add_row(
+            escape(each.name), each.family or "–", count(each.parameters), count(each.window), escape(each.origin)
+        )
     screen().print(rows)
 
 
 @app.command(cls=Command)
 def show(name: Name, as_json: AsJson = False) -> None:
     """Show what is known of a model, without loading it."""
+    from rich.markup import escape
+
     from plumbline.models.resolve import describe
 
     facts = asdict(describe(name))
@@ -55,7 +61,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
     rows = table("", "")
     for key, value in facts.items():
         if value is not None:
-            rows.add_row(f"[dim]{key}", f"{value:,}" if isinstance(value, int) else str(value))
+            rows.add_row(f"[dim]{key}", f"{value:,}" if isinstance(value, int) else escape(str(value)))
     screen().print(rows)
 
 

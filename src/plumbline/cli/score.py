@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from plumbline.cli.output import Force, Output
-from plumbline.cli.terminal import progress, waiting
+from plumbline.cli.terminal import AsJson, print_json, progress, screen, table, waiting
 from plumbline.errors import UserError
 
 if TYPE_CHECKING:
     from plumbline.cli.scored import Scored
+    from plumbline.models.score import Reads
 
 AT_ONCE = 64
 """Answers of one call."""
@@ -32,12 +34,17 @@ def score(
     label: Annotated[
         str | None, typer.Option("--label", help="The class whose log-odds are the score.", metavar="NAME")
     ] = None,
+    reads: Annotated[
+        str | None,
+        typer.Option("--reads", help="What it was trained on: completion, or pair.", metavar="WHAT"),
+    ] = None,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Give each answer in a file a score.
 
     A score is the log-odds of the classifier's label. Every line is written as it was, with `score` and `scorer`
-    added; without --out, to stdout. Stopped in between, the same command goes on.
+    added: to --out, with a summary on the screen, or to stdout. Stopped in between, the same command goes on.
     """
     from plumbline.cli.scored import Scored
     from plumbline.models.score import load_scorer
@@ -46,38 +53,56 @@ def score(
     lines = list(read_jsonl(data, Scored))
     output = Output(out, force=force)
     with waiting(f"loading {model}"):
-        scorer = load_scorer(model, label)
-    there = count_scored(output, lines, scorer.name)
-    done = there
+        scorer = load_scorer(model, label, reads=cast("Reads | None", reads))  # which names what it knows
+    there = scored_lines(output, lines, scorer.name)
+    scores = [line.score for line in there if line.score is not None]
     try:
-        with progress(scorer.name, total=len(lines), done=there, unit="answers") as advance:
-            for begin in range(there, len(lines), AT_ONCE):
+        with progress(scorer.name, total=len(lines), done=len(scores), unit="answers") as advance:
+            for begin in range(len(scores), len(lines), AT_ONCE):
                 batch = lines[begin : begin + AT_ONCE]
                 numbers = scorer([line.prompt for line in batch], [line.completion for line in batch])
-                output.write(
-                    [
-                        line.model_copy(update={"score": number, "scorer": scorer.name})
-                        for line, number in zip(batch, numbers, strict=True)
-                    ]
-                )
-                done += len(batch)
+                pairs = zip(batch, numbers, strict=True)
+                output.write([line.model_copy(update={"score": n, "scorer": scorer.name}) for line, n in pairs])
+                scores += numbers
                 advance(len(batch))
     finally:
-        output.tell(done, len(lines), "answers")
+        output.tell(len(scores), len(lines), "answers")
+    if out is not None:
+        print_summary(scores, as_json)
 
 
-def count_scored(output: Output, lines: list[Scored], scorer: str) -> int:
-    """How many lines a stopped run has written; raises where they are not the first ones of the data."""
+def scored_lines(output: Output, lines: list[Scored], scorer: str) -> list[Scored]:
+    """What a stopped run has written; raises where it is not the beginning of the data with this scorer's scores."""
     from plumbline.cli.scored import Scored
     from plumbline.records import read_jsonl
 
-    if not output.begun() or output.path is None:
-        return 0
-    count = 0
-    for count, (written, line) in enumerate(zip(read_jsonl(output.path, Scored), lines, strict=False), start=1):
-        if (written.prompt, written.completion, written.scorer) != (line.prompt, line.completion, scorer):
+    there = list(read_jsonl(output.path, Scored)) if output.path is not None and output.begun() else []
+    for number, written in enumerate(there):
+        line = lines[number] if number < len(lines) else None
+        if line is None or (written.prompt, written.completion, written.scorer) != (
+            line.prompt,
+            line.completion,
+            scorer,
+        ):
             raise UserError(
-                f"line {count} of {str(output.path)!r} is not line {count} of the data scored by {scorer!r}: "
+                f"line {number + 1} of {str(output.path)!r} is not line {number + 1} of the data scored by {scorer!r}: "
                 "name another --out, or begin again with --force"
             )
-    return count
+    return there
+
+
+def print_summary(scores: list[float], as_json: bool) -> None:
+    """The scores in one line: where they lie and how far apart."""
+    facts = {
+        "answers": len(scores),
+        "mean": statistics.fmean(scores),
+        "deviation": statistics.pstdev(scores),
+        "lowest": min(scores),
+        "highest": max(scores),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    rows = table(*(f">{name}" for name in facts))
+    rows.add_row(*(f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" for value in facts.values()))
+    screen().print(rows)

@@ -17,6 +17,8 @@ Ref = Annotated[str, typer.Argument(metavar="REF", help="A version, name@n; a na
 
 def versions(as_json: AsJson = False) -> None:
     """List the project's model versions."""
+    from rich.markup import escape
+
     from plumbline.project import Project
 
     project = Project.require()
@@ -30,7 +32,7 @@ def versions(as_json: AsJson = False) -> None:
     rows = table("version", "", "base", "parents", "mode", "made")
     for each in found:
         mark = "[green]promoted" if each == promoted else ""
-        rows.add_row(each.ref, mark, each.base, ", ".join(each.parents), each.engine_mode, each.created[:16])
+        rows.add_row(each.ref, mark, escape(each.base), ", ".join(each.parents), each.engine_mode, each.created[:16])
     screen().print(rows)
 
 
