@@ -34,7 +34,7 @@ fix: $(READY) ## Mend what a machine can: lint, format, generated pages
 
 docs: $(READY) ## Build the documentation into site/; a warning or a stale generated page is an error
 	$(BIN)/python docs/make_reference.py --check
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs site
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs site
 	@echo 'The documentation begins at site/index.html'
 
 bench: $(READY) ## Measure into benchmarks/RESULTS.md (under an hour)

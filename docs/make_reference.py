@@ -31,7 +31,7 @@ def commands(command: Any, context: Any) -> Iterator[tuple[str, str]]:
 
 
 def command_context(command: Any, name: str, parent: Any = None) -> Any:
-    return command.make_context(name, ["--help"], parent, resilient_parsing=True, terminal_width=WIDTH)
+    return command.make_context(name, [], parent, resilient_parsing=True, terminal_width=WIDTH)
 
 
 def commands_page() -> str:
@@ -45,8 +45,8 @@ def commands_page() -> str:
 def sampling_page() -> str:
     page = (
         "# Sampling\n\n"
-        "How an answer is drawn: the fields of `plumbline.Sampling`, and the options of every command that asks a "
-        "model.\n\n"
+        "How an answer is drawn: the fields of `plumbline.Sampling`. A command that asks a model has them as options; "
+        "its `--schema` and `--grammar` take a file.\n\n"
         "```{list-table}\n:header-rows: 1\n:widths: 18 14 12 56\n\n* - Field\n  - Type\n  - Default\n  - Meaning\n"
     )
     for field in fields("plumbline.models", "Sampling").values():
