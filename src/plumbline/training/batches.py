@@ -11,13 +11,18 @@ micro-batch and needs no message. A loss divided by that adds up to the same gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
 
 from plumbline.errors import UserError
 from plumbline.models.batches import by_length
 from plumbline.models.grouped import Group
+
+if TYPE_CHECKING:
+    from plumbline.training.devices import Process
+    from plumbline.training.run import Settings
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,19 @@ class Batches:
         self.rank, self.world = rank, world
         self.per_epoch = -(-len(sizes) // batch_size)
 
+    @classmethod
+    def of(cls, config: Settings, sizes: Sequence[int], process: Process) -> Batches:
+        """As the run's settings say, for one of its processes."""
+        return cls(
+            sizes,
+            batch_size=config.batch_size,
+            budget=config.tokens,
+            epochs=config.epochs,
+            seed=config.seed,
+            rank=process.rank,
+            world=process.world,
+        )
+
     def __len__(self) -> int:
         """Steps of the run."""
         return self.epochs * self.per_epoch
@@ -78,15 +96,18 @@ class Batches:
                     epoch=epoch + 1,
                     ends_epoch=place + 1 == self.per_epoch,
                     examples=examples,
-                    micro_batches=tuple(self.cut(examples)),
+                    micro_batches=tuple(micro_batches(self.sizes, examples, self.budget, self.rank, self.world)),
                 )
 
-    def cut(self, examples: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """This process's share of some examples, in micro-batches."""
-        by_size = sorted(examples, key=lambda place: (-self.sizes[place], place))
-        mine = by_size[self.rank :: self.world]
-        for rows in by_length([self.sizes[place] for place in mine], self.budget):
-            yield tuple(mine[row] for row in rows)
+
+def micro_batches(
+    sizes: Sequence[int], examples: Iterable[int], budget: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[int, ...]]:
+    """The `rank`-th share of some examples, given by their places, in forward passes of at most `budget` tokens."""
+    by_size = sorted(examples, key=lambda place: (-sizes[place], place))
+    mine = by_size[rank::world]
+    for rows in by_length([sizes[place] for place in mine], budget):
+        yield tuple(mine[row] for row in rows)
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:

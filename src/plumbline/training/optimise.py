@@ -1,6 +1,7 @@
 """AdamW, its learning rate over the run, and clipping, as one thing that a checkpoint keeps.
 
-    rate(n) = lr · min(1, n / warm-up) · decay((n − warm-up) / (steps − warm-up)),    n = 1 … steps
+    rate(n) = lr · n / warm-up                                        for n = 1 … warm-up
+    rate(n) = lr · decay((n − 1 − warm-up) / (steps − warm-up))       from there to n = steps
 
     constant   decay(x) = 1
     linear     decay(x) = 1 − (1 − floor) · x
@@ -20,14 +21,16 @@ from plumbline.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from plumbline.training.run import Settings
+
 SCHEDULES = ("cosine", "linear", "constant")
 
 
 def rate(number: int, steps: int, *, warmup: int, schedule: str, floor: float = 0.0) -> float:
     """The share of the learning rate in force at step `number` of `steps`."""
-    if number < warmup:
+    if number <= warmup:
         return number / warmup
-    done = (number - warmup) / max(1, steps - warmup)
+    done = (number - 1 - warmup) / (steps - warmup)
     if schedule == "constant":
         return 1.0
     if schedule == "linear":
@@ -65,6 +68,20 @@ class Optimiser:
         vectors = [each for each in self.parameters if each.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self.adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, eps=eps)
+
+    @classmethod
+    def of(cls, config: Settings, parameters: Iterable[torch.nn.Parameter], *, steps: int) -> Optimiser:
+        """As the run's settings say."""
+        return cls(
+            parameters,
+            steps=steps,
+            lr=config.lr,
+            warmup=config.warmup,
+            schedule=config.schedule,
+            floor=config.lr_floor,
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+        )
 
     def step(self, of: object = "this step") -> dict[str, float]:
         """Clips the gradients, moves the parameters and clears the gradients; returns what was done.

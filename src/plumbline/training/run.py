@@ -15,7 +15,7 @@ from typing import Any
 from plumbline.errors import UserError
 from plumbline.files import replaced
 from plumbline.project import Project
-from plumbline.training.devices import PRECISIONS
+from plumbline.training.devices import PRECISIONS, Process
 from plumbline.training.optimise import SCHEDULES
 
 CONFIG = "config.json"
@@ -93,8 +93,15 @@ class Settings:
             raise UserError(f"{name} is {getattr(self, name)!r}: {message}")
 
 
-def open_run(config: Settings, *, resume: bool = False) -> Path:
-    """The run's folder, made and marked with the settings, or found again with the same ones."""
+def open_run(config: Settings, process: Process, *, resume: bool = False) -> Path:
+    """The run's folder, made and marked with the settings by the first process, or found again with the same ones."""
+    if process.first:
+        mark_run(config, resume)
+    process.wait()
+    return Path(config.out)
+
+
+def mark_run(config: Settings, resume: bool) -> None:
     if not config.out:
         raise UserError("the run has no folder: name one, for example --out runs/first")
     if not config.data:
@@ -108,7 +115,7 @@ def open_run(config: Settings, *, resume: bool = False) -> Path:
                 f"{config.out!r} holds a run already: pass --resume to go on with it, or name another --out"
             )
         refuse_changed(json.loads(marked.read_text(encoding="utf-8")), settings, config.out)
-        return folder
+        return
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{config.out!r} is a file: name a folder with --out")
     if folder.exists() and any(folder.iterdir()):
@@ -116,7 +123,6 @@ def open_run(config: Settings, *, resume: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with replaced(marked) as file:
         file.write(json.dumps(settings, indent=2).encode() + b"\n")
-    return folder
 
 
 def refuse_changed(before: dict[str, Any], now: dict[str, Any], out: str) -> None:
@@ -130,11 +136,16 @@ def refuse_changed(before: dict[str, Any], now: dict[str, Any], out: str) -> Non
         )
 
 
-def keep_model(folder: Path, config: Settings, write: Callable[[Path], object]) -> str:
+def keep_model(folder: Path, config: Settings, process: Process, write: Callable[[Path], object]) -> str:
     """Keeps the finished model: `write(folder)` puts its files into an empty folder. Returns the name to load it by.
 
     In a project it becomes the next version of the run's name, with what it was made of; elsewhere `model/` of the run.
     """
+    kept = _keep(folder, config, write) if process.first else ""
+    return str(process.gather(kept)[0])
+
+
+def _keep(folder: Path, config: Settings, write: Callable[[Path], object]) -> str:
     project = Project.find(folder)
     if project is None:
         place = folder / "model"

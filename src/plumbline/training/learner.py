@@ -1,0 +1,92 @@
+"""The model that a run trains: all its weights, or adapters over weights that stay as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plumbline.errors import UserError
+from plumbline.models.grouped import Answers, Group, forward
+from plumbline.models.logprobs import Head, token_logprobs
+from plumbline.models.tokenizer import Tokenizer
+from plumbline.training.devices import Process
+from plumbline.training.run import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+HAT = "policy"
+"""The adapters' name."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A decoder-only model in training. It is never in training mode: dropout is asked for where it is wanted."""
+
+    folder: Path
+    """Where the model came from."""
+    tokenizer: Tokenizer
+    model: Any
+    weights: list[torch.nn.Parameter]
+    """What is trained."""
+    process: Process
+    recompute: bool = False
+    hats: Any = None
+    """The adapters (`models.adapters.Hats`), None where all weights are trained."""
+
+    @classmethod
+    def load(cls, config: Settings, process: Process) -> Learner:
+        """The model that the settings name, the same on every process."""
+        from plumbline.models.families import load_causal
+        from plumbline.models.resolve import resolve
+
+        source = resolve(config.model)
+        if source.kind != "folder":
+            raise UserError(f"{config.model!r} cannot be trained here: name a local model or one from a hub")
+        model: Any = load_causal(source.folder, device=str(process.device), dtype="float32")
+        hats = None
+        if config.lora_rank:
+            from plumbline.models.adapters import Hats, LoRA  # type: ignore[import-not-found]
+
+            hats = Hats(model)
+            hats.add(HAT, LoRA(rank=config.lora_rank, alpha=config.lora_alpha, top_layers=config.top_layers))
+            weights = list(hats.parameters(HAT))
+        else:
+            weights = list(model.requires_grad_(True).parameters())
+        process.spread(weights)
+        return cls(source.folder, Tokenizer(source.folder), model, weights, process, config.recompute, hats)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Inside, the model computes with what is trained."""
+        with self.hats.wearing(HAT) if self.hats else contextlib.nullcontext():
+            yield
+
+    def logprobs(self, groups: Sequence[Group]) -> tuple[Answers, torch.Tensor, torch.Tensor]:
+        """The completions' states, and the log-prob and entropy of each of their tokens, both (tokens,)."""
+        with self.process.autocast():
+            answers = forward(self.model, groups, recompute=self.recompute)
+            return answers, *token_logprobs(Head.of(self.model), answers.states, answers.targets)
+
+    def save(self, folder: Path) -> None:
+        """Writes the trained model as a folder that `load` takes; adapters also by themselves, as `adapter/`."""
+        if self.hats is not None:
+            self.hats.export(HAT, folder)
+            self.hats.save(HAT, folder / "adapter")
+            return
+        from plumbline.models.families import quiet
+
+        with quiet():
+            self.model.save_pretrained(folder)
+        for file in tokenizer_files(self.folder):
+            shutil.copy2(file, folder)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """What belongs to a model beside its weights."""
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+    return [folder / name for name in names if (folder / name).is_file()]
