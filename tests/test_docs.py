@@ -98,8 +98,11 @@ def test_a_page_with_the_bundled_model_runs(page: Path, tmp_path: Path, smollm2:
 
 
 def test_every_block_is_of_a_known_language() -> None:
-    strange = [block.where for page in PAGES for block in blocks(page) if block.language not in (*RUN, *SHOWN)]
-    assert strange == []
+    for page in PAGES:
+        found = blocks(page)
+        assert [block.where for block in found if block.language not in (*RUN, *SHOWN)] == []
+        fences = re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert len(fences) == 2 * len(found), f"{page.name} has a block that is indented or not closed"
 
 
 def test_what_is_not_run_is_rare_and_says_why() -> None:
