@@ -33,13 +33,14 @@ def dpo_loss(
     gap = beta * (ratios[pairs.better] - ratios[pairs.worse])  # (pairs,)
     right, wrong = torch.nn.functional.logsigmoid(gap), torch.nn.functional.logsigmoid(-gap)
     loss = -(pairs.weight * ((1 - smoothing) * right + smoothing * wrong)).sum()
-    return loss, pair_metrics(ratios, pairs, beta)
+    return loss, {"loss": loss.detach(), **pair_metrics(ratios, pairs, beta)}
 
 
 def ipo_loss(ratios: torch.Tensor, pairs: Pairs, *, beta: float = 0.1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The same for IPO, whose ratios are means over each answer's tokens."""
     gap = ratios[pairs.better] - ratios[pairs.worse]
-    return (pairs.weight * (gap - 1 / (2 * beta)).square()).sum(), pair_metrics(ratios, pairs, beta)
+    loss = (pairs.weight * (gap - 1 / (2 * beta)).square()).sum()
+    return loss, {"loss": loss.detach(), **pair_metrics(ratios, pairs, beta)}
 
 
 def plackett_luce_loss(
@@ -53,7 +54,7 @@ def plackett_luce_loss(
             loss = loss - order_logprob(beta * ratios[begin:end], order.ranks) / (len(orders) * step)
         begin = end
     assert begin == len(ratios), (begin, len(ratios))
-    return loss, pair_metrics(ratios, pairs, beta)
+    return loss, {"loss": loss.detach(), **pair_metrics(ratios, pairs, beta)}
 
 
 def order_logprob(scores: torch.Tensor, ranks: Sequence[int | None]) -> torch.Tensor:

@@ -38,7 +38,7 @@ def kto_loss(
     ceiling = torch.where(good, weights[0], weights[1]).to(ratios.dtype)
     loss = (ceiling - value).sum() / step
     with torch.no_grad():
-        metrics = {"usual": usual * len(ratios) / step, "reward": beta * ratios.sum() / step}
+        metrics = {"loss": loss.detach(), "usual": usual * len(ratios) / step, "reward": beta * ratios.sum() / step}
         metrics["accuracy"] = ((ratios > usual) == good).sum() / step
     return loss, metrics
 
@@ -50,4 +50,6 @@ def usual_ratio(ratios: torch.Tensor) -> torch.Tensor:
 
 def balanced_weights(good: int, bad: int) -> tuple[float, float]:
     """λ_D and λ_U with which both kinds weigh the same, the larger kind's being 1."""
-    return (1.0, good / bad) if good > bad > 0 else (bad / good, 1.0) if good > 0 else (1.0, 1.0)
+    if not good or not bad:
+        return 1.0, 1.0
+    return max(1.0, bad / good), max(1.0, good / bad)

@@ -38,6 +38,7 @@ def reward_loss(
     loss = -(pairs.weight * torch.where(pairs.tied, tie, better)).sum() if nu else -(pairs.weight * better).sum()
     with torch.no_grad():
         metrics = {
+            "loss": loss.detach(),
             "accuracy": (pairs.vote * (difference > 0)).sum(),
             "gap": (pairs.vote * difference).sum(),
         }
