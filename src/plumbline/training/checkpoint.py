@@ -135,7 +135,9 @@ class Checkpoints:
     def _tidy(self) -> None:
         """Removes all but the last and the best; a folder loses its name before it loses its files."""
         keep = {each.folder for each in (latest(self.folder), best(self.folder)) if each is not None}
+        going = self.folder / ".old"
+        shutil.rmtree(going, ignore_errors=True)  # what a process that was killed had begun
         for each in find(self.folder):
             if each.folder not in keep:
-                each.folder.rename(each.folder.with_name(".old"))
-                shutil.rmtree(self.folder / ".old")
+                each.folder.rename(going)
+                shutil.rmtree(going)
