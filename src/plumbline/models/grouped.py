@@ -136,6 +136,13 @@ def _base(model: Any) -> Any:
     return model.base_model
 
 
+def decoder_layers(model: Any) -> list[Any]:
+    """The model's decoder blocks, the lowest first."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in _base(model).modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 def _cache(layers: list[Any]) -> Any:
     from transformers import Cache
 
@@ -178,12 +185,16 @@ def _layers() -> tuple[Any, Any]:
 def recomputed(model: Any) -> Iterator[None]:
     """Inside, each decoder layer's inner results are not kept but computed again in backward."""
     from torch.utils.checkpoint import checkpoint
-    from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [module for module in _base(model).modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = decoder_layers(model)
+
+    def as_now() -> tuple[Any, Any]:
+        # Backward may come when another adapter is worn; the layers compute again with the one of the forward pass.
+        hats = getattr(model, "hats", None)
+        return contextlib.nullcontext(), hats.wearing(hats.worn) if hats else contextlib.nullcontext()
 
     def again(plain: Any) -> Any:
-        return lambda *args, **kwargs: checkpoint(plain, *args, use_reentrant=False, **kwargs)
+        return lambda *args, **kwargs: checkpoint(plain, *args, use_reentrant=False, context_fn=as_now, **kwargs)
 
     for layer in layers:
         layer.forward = again(layer.forward)
