@@ -79,6 +79,27 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_page_says_how_it_ended(tmp_path: Path) -> None:
+    log(tmp_path, range(1, 3))
+    assert "<p>finished</p>" in (tmp_path / "index.html").read_text()
+    with pytest.raises(UserError):
+        with Metrics(tmp_path, ALONE, Settings(), total=9, done=2) as metrics:
+            metrics.log(3, {"loss": 1.0})
+            raise UserError("the gradients are not finite")
+    assert "<p>stopped: the gradients are not finite</p>" in (tmp_path / "index.html").read_text()
+
+
+def test_the_page_is_drawn_now_and_then(tmp_path: Path) -> None:
+    clock = Clock()
+    with Metrics(tmp_path, ALONE, Settings(), total=9, clock=clock) as metrics:
+        clock.now += 10
+        metrics.log(1, {"loss": 1.0})
+        assert not (tmp_path / "index.html").exists()
+        clock.now += 30
+        metrics.log(2, {"loss": 1.0})
+        assert "step 2 of 9, 2 min 20 s left" in (tmp_path / "index.html").read_text()
+
+
 def test_lines_are_kept_up_to_a_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert keep_until(path, 3) == []

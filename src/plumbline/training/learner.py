@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumbline.errors import UserError
+from plumbline.models.adapters import TOKENIZER_FILES, Hats, LoRA
 from plumbline.models.grouped import Answers, Group, forward
 from plumbline.models.logprobs import Head, token_logprobs
 from plumbline.models.tokenizer import Tokenizer
@@ -35,8 +36,8 @@ class Learner:
     """What is trained."""
     process: Process
     recompute: bool = False
-    hats: Any = None
-    """The adapters (`models.adapters.Hats`), None where all weights are trained."""
+    hats: Hats | None = None
+    """The adapters, None where all weights are trained."""
 
     @classmethod
     def load(cls, config: Settings, process: Process) -> Learner:
@@ -50,11 +51,9 @@ class Learner:
         model: Any = load_causal(source.folder, device=str(process.device), dtype="float32")
         hats = None
         if config.lora_rank:
-            from plumbline.models.adapters import Hats, LoRA  # type: ignore[import-not-found]
-
             hats = Hats(model)
             hats.add(HAT, LoRA(rank=config.lora_rank, alpha=config.lora_alpha, top_layers=config.top_layers))
-            weights = list(hats.parameters(HAT))
+            weights = hats.parameters(HAT)
         else:
             weights = list(model.requires_grad_(True).parameters())
         process.spread(weights)
@@ -82,11 +81,7 @@ class Learner:
 
         with quiet():
             self.model.save_pretrained(folder)
-        for file in tokenizer_files(self.folder):
-            shutil.copy2(file, folder)
+        for name in TOKENIZER_FILES:
+            if (self.folder / name).is_file():
+                shutil.copy2(self.folder / name, folder)
 
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    """What belongs to a model beside its weights."""
-    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-    return [folder / name for name in names if (folder / name).is_file()]
