@@ -84,4 +84,3 @@ class Learner:
         for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
                 shutil.copy2(self.folder / name, folder)
-
