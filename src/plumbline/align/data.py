@@ -11,6 +11,7 @@ part of its order's.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,6 +27,8 @@ from plumbline.records import Message, Pair, Ranking, held_out
 
 if TYPE_CHECKING:
     import torch
+
+    from plumbline.training.devices import Process
 
 Part = Literal["train", "validation", "test"]
 
@@ -235,6 +238,12 @@ def tell(left_out: Sequence[str]) -> str:
     shown = [f"\n  {line}" for line in left_out[:BAD_LINES_SHOWN]]
     more = [f"\n  and {len(left_out) - len(shown)} more"] if len(left_out) > len(shown) else []
     return f"{len(left_out)} left out:" + "".join([*shown, *more])
+
+
+def announce(left_out: Sequence[str], process: Process) -> None:
+    """Says on the terminal what was left out, if anything was."""
+    if left_out and process.first:
+        print(f"plumb: {tell(left_out)}", file=sys.stderr)
 
 
 # ---- tensors

@@ -14,14 +14,46 @@ answer is. Tied answers form no pair; in Plackett–Luce they do not compete wit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plumbline.align.data import Order, Pairs
+from plumbline.align.accuracy import measure_accuracy
+from plumbline.align.answers import answer_logprobs, reference_logprobs
+from plumbline.align.data import Limits, Order, Pairs, Preference, Preferences, announce, load_preferences, pairs_of
+from plumbline.models.tokenizer import Tokenizer
+from plumbline.training.batches import Batches, size
+from plumbline.training.checkpoint import Checkpoints
+from plumbline.training.devices import Process, started
+from plumbline.training.learner import Learner
+from plumbline.training.metrics import Metrics, Sums
+from plumbline.training.optimise import Optimiser
+from plumbline.training.run import Settings, keep_model, open_run
 
 if TYPE_CHECKING:
     import torch
 
 LOSSES = ("sigmoid", "ipo", "plackett-luce")
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Settings of DPO."""
+
+    lr: float = 5e-5
+    """Learning rate at its highest."""
+    loss: str = "sigmoid"
+    """Which loss: sigmoid, ipo or plackett-luce."""
+    beta: float = 0.1
+    """How strongly the policy is held to the reference."""
+    smoothing: float = 0.0
+    """Share of the pairs that are taken to be labeled the wrong way round; for the sigmoid loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.need(self.loss in LOSSES, "loss", f"give one of {', '.join(LOSSES)}")
+        self.need(self.beta > 0, "beta", "it must be above 0")
+        self.need(0 <= self.smoothing < 0.5, "smoothing", "it must be at least 0 and below 0.5")
+        self.need(self.smoothing == 0 or self.loss == "sigmoid", "smoothing", "only the sigmoid loss can be smoothed")
 
 
 def dpo_loss(
@@ -75,3 +107,77 @@ def pair_metrics(ratios: torch.Tensor, pairs: Pairs, beta: float) -> dict[str, t
         "chosen_reward": (pairs.vote * better).sum(),
         "rejected_reward": (pairs.vote * worse).sum(),
     }
+
+
+def train(config: Config, *, resume: bool = False) -> str:
+    """Learns the comparisons; returns the name by which the trained model is loaded."""
+    import torch
+
+    with started(config.device, config.precision, seed=config.seed) as process:
+        folder = open_run(config, process, resume=resume)
+        learner = Learner.load(config, process)
+        data = read(config, learner.tokenizer, process)
+        everything = [example.group for example in (*data.train, *data.held_out)]
+        reference = reference_logprobs(learner, everything, budget=config.tokens, keep=folder / "reference.safetensors")
+        batches = Batches.of(config, [size(example.group) for example in data.train], process)
+        optimiser = Optimiser.of(config, learner.weights, steps=len(batches))
+        checkpoints = Checkpoints(folder / "checkpoints", process, learner.weights, optimiser=optimiser)
+        done = checkpoints.restore()
+
+        with Metrics(folder, process, config, total=len(batches), done=done) as metrics, learner.working():
+            for step in batches.after(done):
+                whole = [data.train[place] for place in step.examples]
+                sums = Sums()
+                for micro_batch in step.micro_batches:
+                    examples = [data.train[place] for place in micro_batch]
+                    answers, logprobs, _ = learner.logprobs([example.group for example in examples])
+                    own = answers.sums(logprobs)
+                    ratios = own - torch.cat([reference[place] for place in micro_batch]).to(own)
+                    loss, values = loss_of(config, ratios, examples, whole)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    sums.add(values)
+                process.reduce_gradients(learner.weights)
+                row = process.total(sums) | optimiser.step(of=step)
+                if look := step.ends_epoch or step.number % config.every == 0:
+                    row |= measure(config, learner, data.held_out, reference[len(data.train) :])
+                metrics.log(step.number, row)
+                if look:
+                    checkpoints.save(step.number, score=row.get("held_out_loss"))
+        return keep_model(folder, config, process, learner.save)
+
+
+def loss_of(
+    config: Config, ratios: torch.Tensor, examples: Sequence[Preference], step: Sequence[Preference]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss that the settings name, for a micro-batch of a step, from log π − log π_ref (answers,)."""
+    pairs = pairs_of(examples, step, ratios.device)
+    if config.loss == "ipo":
+        lengths = [len(completion) for example in examples for completion in example.group.completions]
+        return ipo_loss(ratios / ratios.new_tensor(lengths), pairs, beta=config.beta)
+    if config.loss == "plackett-luce":
+        orders = [example.orders for example in examples]
+        return plackett_luce_loss(ratios, orders, pairs, beta=config.beta, step=len(step))
+    return dpo_loss(ratios, pairs, beta=config.beta, smoothing=config.smoothing)
+
+
+def measure(
+    config: Config, learner: Learner, held_out: Sequence[Preference], reference: Sequence[torch.Tensor]
+) -> dict[str, float]:
+    """The loss on held-out comparisons, and how often the implicit rewards agree; nothing where there are none."""
+    import torch
+
+    if not held_out:
+        return {}
+    own = answer_logprobs(learner, [example.group for example in held_out], config.tokens)
+    ratios = [mine - theirs for mine, theirs in zip(own, reference, strict=True)]
+    loss, _ = loss_of(config, torch.cat(ratios), held_out, held_out)
+    found = measure_accuracy(held_out, [(config.beta * each).tolist() for each in ratios])
+    return {"held_out_loss": loss.item(), "held_out_accuracy": found.right.value}
+
+
+def read(config: Config, tokenizer: Tokenizer, process: Process) -> Preferences:
+    """The comparisons to learn and those held out; what cannot be used is told, with the reason."""
+    limits = Limits.of(tokenizer, truncate=config.truncate_prompt)
+    data = load_preferences(config.data, limits, ties=False, share=config.held_out)
+    announce(data.left_out, process)
+    return data

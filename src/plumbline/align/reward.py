@@ -12,18 +12,59 @@ Given that there is no tie this is σ(d), the equation above; with ν = 0 it is 
 together. ν = 2p / (1 − p) for a share p of ties: its likeliest value where all rewards are equal, as they begin.
 
 Llama 2's margin (Touvron et al. 2023, arXiv 2307.09288, section 3.2.2) takes m · margin from d where one is better.
+
+The reward is a linear function of the state at the answer's last token. A constant added to all rewards changes no
+loss, so afterwards the rewards of reference answers are given mean 0 and spread 1.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plumbline.align.data import Comparison, Pairs
+from plumbline.align.accuracy import measure_accuracy
+from plumbline.align.answers import per_answer
+from plumbline.align.data import (
+    Comparison,
+    Limits,
+    Pairs,
+    Preference,
+    Preferences,
+    announce,
+    load_preferences,
+    pairs_of,
+)
+from plumbline.files import replaced
+from plumbline.models.grouped import Group, forward
+from plumbline.models.tokenizer import Tokenizer
+from plumbline.training.batches import Batches, size
+from plumbline.training.checkpoint import Checkpoints
+from plumbline.training.devices import Process, started
+from plumbline.training.learner import Learner
+from plumbline.training.metrics import Metrics, Sums
+from plumbline.training.optimise import Optimiser
+from plumbline.training.run import Settings, keep_model, open_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import torch
+
+    from plumbline.models.heads import ScalarHead
+
+REFERENCES = 256
+"""Sets whose answers decide where the rewards' zero lies and how wide they spread."""
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Settings of the reward model."""
+
+    ties: bool = True
+    """Learn from equal ranks too, that two answers are worth the same; else they are left out."""
+    margin: float = 0.0
+    """How far apart the rewards shall be: this times the pair's margin, its share of the votes."""
 
 
 def reward_loss(
@@ -63,3 +104,94 @@ def tie_strength(comparisons: Iterable[Comparison]) -> float:
         total += each.weight
         tied += each.weight * each.tied
     return 2 * tied / (total - tied) if tied else 0.0
+
+
+def train(config: Config, *, resume: bool = False) -> str:
+    """Learns the comparisons; returns the name by which the reward model is loaded."""
+    from plumbline.models.heads import ScalarHead
+
+    with started(config.device, config.precision, seed=config.seed) as process:
+        folder = open_run(config, process, resume=resume)
+        learner = Learner.load(config, process)
+        data = read(config, learner.tokenizer, process)
+        nu = tie_strength(each for example in data.train for each in example.comparisons)
+        head = ScalarHead(learner.model.config.hidden_size, device=process.device)
+        weights = [*learner.weights, *head.parameters()]
+        process.spread(weights)
+        batches = Batches.of(config, [size(example.group) for example in data.train], process)
+        optimiser = Optimiser.of(config, weights, steps=len(batches))
+        checkpoints = Checkpoints(folder / "checkpoints", process, weights, optimiser=optimiser)
+        done = checkpoints.restore()
+
+        with Metrics(folder, process, config, total=len(batches), done=done) as metrics, learner.working():
+            for step in batches.after(done):
+                whole = [data.train[place] for place in step.examples]
+                sums = Sums()
+                for micro_batch in step.micro_batches:
+                    examples = [data.train[place] for place in micro_batch]
+                    rewards = rewards_of(learner, head, [example.group for example in examples])
+                    pairs = pairs_of(examples, whole, process.device)
+                    loss, values = reward_loss(rewards, pairs, nu=nu, margin=config.margin)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    sums.add(values)
+                process.reduce_gradients(weights)
+                row = process.total(sums) | optimiser.step(of=step)
+                if look := step.ends_epoch or step.number % config.every == 0:
+                    row |= measure(learner, head, data.held_out, config.tokens)
+                metrics.log(step.number, row)
+                if look:
+                    checkpoints.save(step.number, score=row.get("held_out_loss"))
+            report(folder, learner, head, data, config.tokens)
+
+        def write(place: Path) -> None:
+            learner.save(place)
+            head.save(place)
+
+        return keep_model(folder, config, process, write)
+
+
+def read(config: Config, tokenizer: Tokenizer, process: Process) -> Preferences:
+    """The comparisons to learn and those held out; what cannot be used is told, with the reason."""
+    limits = Limits.of(tokenizer, truncate=config.truncate_prompt)
+    data = load_preferences(config.data, limits, ties=config.ties, share=config.held_out)
+    announce(data.left_out, process)
+    return data
+
+
+def rewards_of(learner: Learner, head: ScalarHead, groups: Sequence[Group]) -> torch.Tensor:
+    """The rewards (answers,) of all the groups' answers."""
+    with learner.process.autocast():
+        return head(forward(learner.model, groups, recompute=learner.recompute).last)
+
+
+def all_rewards(learner: Learner, head: ScalarHead, examples: Sequence[Preference], budget: int) -> list[list[float]]:
+    """The rewards of each set's answers, without gradients."""
+    groups = [example.group for example in examples]
+    return [
+        each.tolist() for each in per_answer(learner, groups, budget, lambda batch: rewards_of(learner, head, batch))
+    ]
+
+
+def measure(learner: Learner, head: ScalarHead, held_out: Sequence[Preference], budget: int) -> dict[str, float]:
+    """How well the rewards agree with comparisons that were held out; nothing where there are none."""
+    rewards = all_rewards(learner, head, held_out, budget)
+    found = measure_accuracy(held_out, rewards)
+    return {"held_out_loss": found.log_loss, "held_out_accuracy": found.right.value} if found.pairs else {}
+
+
+def report(folder: Path, learner: Learner, head: ScalarHead, data: Preferences, budget: int) -> None:
+    """Writes what is known of the finished model to accuracy.json, and gives its rewards mean 0 and spread 1.
+
+    The accuracy's log loss and calibration are of the rewards as they were learned; times `spread` they are so again.
+    """
+    import torch
+
+    held_out = all_rewards(learner, head, data.held_out, budget)
+    references = all_rewards(learner, head, data.train[:REFERENCES], budget)
+    given = torch.tensor([reward for rewards in references for reward in rewards], device=head.weight.device)
+    head.standardise(given)
+    if learner.process.first:
+        found = asdict(measure_accuracy(data.held_out, held_out))
+        found |= {"mean": given.mean().item(), "spread": given.std(correction=0).item()}
+        with replaced(folder / "accuracy.json") as file:
+            file.write(json.dumps(found, indent=2).encode() + b"\n")

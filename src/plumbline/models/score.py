@@ -38,12 +38,22 @@ _say = logging.getLogger(__name__)
 def load_scorer(
     name: str, label: str | int | None = None, *, reads: Reads | None = None, device: str = "auto"
 ) -> Score:
-    """The classifier of that name: one in the project, a local folder or a hub id. Options as in `Classifier`."""
+    """The classifier or reward model of that name: one in the project, a local folder or a hub id.
+
+    Options as in `Classifier`; a reward model has no labels.
+    """
+    from plumbline.models.heads import FILE
     from plumbline.models.resolve import resolve
 
     source = resolve(name)
     if source.kind != "folder":
         raise UserError(f"{name!r} gives no scores: use the folder, the hub id or the project's name of a classifier")
+    if (Path(source.folder) / FILE).is_file():
+        from plumbline.models.reward import RewardModel
+
+        if label is not None:
+            raise UserError(f"label is {label!r}, and {name!r} is a reward model, which gives one number: leave it out")
+        return RewardModel(source.folder, name=source.name, device=device)
     return Classifier(source.folder, label, reads=reads, name=source.name, device=device)
 
 

@@ -1,0 +1,71 @@
+"""A number for each answer of many groups, without gradients; the processes share the work.
+
+The reference model's log-probs are such numbers, computed once before the first step and kept with the run. The
+reference is the model that training starts from: its weights with no adapter of this run on them. Once its log-probs
+are kept, no second model is needed, neither in memory nor in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plumbline.files import replaced
+from plumbline.models.grouped import Group
+from plumbline.training.batches import micro_batches, size
+from plumbline.training.learner import Learner
+
+if TYPE_CHECKING:
+    import torch
+
+
+def per_answer(
+    learner: Learner, groups: Sequence[Group], budget: int, compute: Callable[[list[Group]], torch.Tensor]
+) -> list[torch.Tensor]:
+    """For each group, what `compute` says of its answers (completions,), as it says it of a few groups at once."""
+    import torch
+
+    process = learner.process
+    sizes = [size(group) for group in groups]
+    mine: dict[int, list[float]] = {}
+    with torch.no_grad():
+        for micro_batch in micro_batches(sizes, range(len(groups)), budget, process.rank, process.world):
+            batch = [groups[place] for place in micro_batch]
+            numbers = torch.split(compute(batch), [len(group.completions) for group in batch])
+            mine |= {place: its.tolist() for place, its in zip(micro_batch, numbers, strict=True)}
+    found = {place: numbers for part in process.gather(mine) for place, numbers in part.items()}
+    return [torch.tensor(found[place]) for place in range(len(groups))]
+
+
+def answer_logprobs(learner: Learner, groups: Sequence[Group], budget: int) -> list[torch.Tensor]:
+    """For each group, log π (completions,) of each whole answer."""
+
+    def compute(batch: list[Group]) -> torch.Tensor:
+        answers, logprobs, _ = learner.logprobs(batch)
+        return answers.sums(logprobs)
+
+    return per_answer(learner, groups, budget, compute)
+
+
+def reference_logprobs(learner: Learner, groups: Sequence[Group], *, budget: int, keep: Path) -> list[torch.Tensor]:
+    """For each group, log π_ref (completions,) of each whole answer; read from `keep` where the run left them there.
+
+    To be called before the model's weights move.
+    """
+    import torch
+    from safetensors.torch import load_file, save
+
+    counts = [len(group.completions) for group in groups]
+    if keep.is_file():
+        kept = load_file(keep)["logprobs"]
+        assert len(kept) == sum(counts), (len(kept), sum(counts))
+        return list(torch.split(kept, counts))
+    with learner.hats.wearing(None) if learner.hats else nullcontext():
+        found = answer_logprobs(learner, groups, budget)
+    if learner.process.first:
+        with replaced(keep) as file:
+            file.write(save({"logprobs": torch.cat(found)}))
+    learner.process.wait()
+    return found
