@@ -24,7 +24,7 @@ from plumbline.models import Sampling
 
 _REACHED = 1e-6
 _BLOCK = 256  # the cumulative sum is taken over blocks first: one pass over the vocabulary instead of a float64 copy
-_FIRST_GUESS = 512  # top-p rarely keeps more; when it does, the whole row is sorted
+_FIRST_GUESS, _GROWTH = 512, 8  # top-p rarely keeps more than the first guess; sorting a whole row takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,15 @@ def _truncate(weights: NDArray[np.float32], top_k: int, top_p: float) -> tuple[N
     total = None
     if top_k and top_k < size:
         ids = _largest(weights, top_k)
-    elif top_p < 1.0 and size > _FIRST_GUESS:
-        ids = _largest(weights, _FIRST_GUESS)
+    elif top_p < 1.0:
         total = float(weights.sum(dtype=np.float64))
-        if float(weights[ids].sum(dtype=np.float64)) < top_p * total:
+        guess = _FIRST_GUESS
+        while guess < size:
+            ids = _largest(weights, guess)
+            if float(weights[ids].sum(dtype=np.float64)) >= top_p * total:
+                break
+            guess *= _GROWTH
+        else:
             ids = np.argsort(-weights, kind="stable")
     else:
         ids = np.argsort(-weights, kind="stable")
