@@ -14,6 +14,8 @@ from plumbline.align.reward import Config, train
 from plumbline.errors import UserError
 from plumbline.models.score import load_scorer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def rankings(count: int = 40) -> list[dict[str, Any]]:
     """Three answers each, shown in turning order; the one that opens windows is best, two may be tied."""

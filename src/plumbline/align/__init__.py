@@ -1,4 +1,27 @@
 """People's comparisons, ratings and demonstrations make a better model: one file per method.
 
-`METHODS` names them; each file has a `Config`, pure losses and a `train` that can be read from top to bottom.
+Each file has a frozen `Config`, pure losses, a `train` that can be read from top to bottom, and `expect`, which says
+what a run would take.
 """
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["METHODS", "Method"]
+
+
+class Method(NamedTuple):
+    """Where a method lives, and what it is in a few words."""
+
+    module: str
+    help: str
+
+
+METHODS = {
+    "sft": Method("plumbline.align.sft", "Learn to answer as people showed it."),
+    "lm": Method("plumbline.align.lm", "Go on with pretraining, on your own texts."),
+    "reward": Method("plumbline.align.reward", "Make a reward model from ranked answers."),
+    "dpo": Method("plumbline.align.dpo", "Learn from ranked answers, without a reward model."),
+    "kto": Method("plumbline.align.kto", "Learn from thumbs up and down."),
+}

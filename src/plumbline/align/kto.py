@@ -23,6 +23,7 @@ from plumbline.models.tokenizer import Tokenizer
 from plumbline.training.batches import Batches, shuffled, size
 from plumbline.training.checkpoint import Checkpoints
 from plumbline.training.devices import Process, started
+from plumbline.training.forecast import Forecast, forecast
 from plumbline.training.learner import Learner
 from plumbline.training.metrics import Metrics, Sums
 from plumbline.training.optimise import Optimiser
@@ -141,6 +142,14 @@ def train(config: Config, *, resume: bool = False) -> str:
                 if look:
                     checkpoints.save(step.number, score=row.get("held_out_loss"))
         return keep_model(folder, config, process, learner.save)
+
+
+def expect(config: Config) -> Forecast:
+    """What training with these settings would take; leaves no trace."""
+    with started(config.device, config.precision, seed=config.seed) as process:
+        learner = Learner.load(config, process)
+        data = read(config, learner.tokenizer, process)
+        return forecast(learner, [example.group for example in data.train], config)
 
 
 def loss_of(

@@ -43,6 +43,7 @@ from plumbline.models.tokenizer import Tokenizer
 from plumbline.training.batches import Batches, size
 from plumbline.training.checkpoint import Checkpoints
 from plumbline.training.devices import Process, started
+from plumbline.training.forecast import Forecast, forecast
 from plumbline.training.learner import Learner
 from plumbline.training.metrics import Metrics, Sums
 from plumbline.training.optimise import Optimiser
@@ -61,8 +62,8 @@ REFERENCES = 256
 class Config(Settings):
     """Settings of the reward model."""
 
-    ties: bool = True
-    """Learn from equal ranks too, that two answers are worth the same; else they are left out."""
+    skip_ties: bool = False
+    """Leave equal ranks out; else they teach that two answers are worth the same."""
     margin: float = 0.0
     """How far apart the rewards shall be: this times the pair's margin, its share of the votes."""
 
@@ -150,10 +151,18 @@ def train(config: Config, *, resume: bool = False) -> str:
         return keep_model(folder, config, process, write)
 
 
+def expect(config: Config) -> Forecast:
+    """What training with these settings would take; leaves no trace."""
+    with started(config.device, config.precision, seed=config.seed) as process:
+        learner = Learner.load(config, process)
+        data = read(config, learner.tokenizer, process)
+        return forecast(learner, [example.group for example in data.train], config)
+
+
 def read(config: Config, tokenizer: Tokenizer, process: Process) -> Preferences:
     """The comparisons to learn and those held out; what cannot be used is told, with the reason."""
     limits = Limits.of(tokenizer, truncate=config.truncate_prompt)
-    data = load_preferences(config.data, limits, ties=config.ties, share=config.held_out)
+    data = load_preferences(config.data, limits, ties=not config.skip_ties, share=config.held_out)
     announce(data.left_out, process)
     return data
 

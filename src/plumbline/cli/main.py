@@ -18,7 +18,7 @@ from plumbline.cli.help import STYLE, Command, Group
 from plumbline.cli.terminal import complain
 from plumbline.errors import PlumblineError, UserError
 
-START, ASK, KEEP = "Start here", "Ask a model", "Models and versions"
+START, ASK, LEARN, KEEP = "Start here", "Ask a model", "Make it better", "Models and versions"
 
 
 class Entry(NamedTuple):
@@ -38,6 +38,7 @@ COMMANDS = {
     "chat": Entry("plumbline.cli.chat:chat", "Talk with a model.", ASK),
     "sample": Entry("plumbline.cli.sample:sample", "Draw several answers per prompt, ready to be ranked.", ASK),
     "score": Entry("plumbline.cli.score:score", "Give each answer in a file a score.", ASK),
+    "train": Entry("plumbline.cli.train:app", "Train a model on what people said.", LEARN),
     "models": Entry("plumbline.cli.models:app", "List, inspect, fetch and share models.", KEEP),
     "versions": Entry("plumbline.cli.versions:versions", "List the project's model versions.", KEEP),
     "promote": Entry("plumbline.cli.versions:promote", "Make a version the one that is served.", KEEP),
