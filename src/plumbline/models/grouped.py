@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,8 @@ from plumbline.models.batches import pad_left, pad_right
 
 if TYPE_CHECKING:
     import torch
+
+    from plumbline.models.trunk import Trunk
 
 Path = Literal["auto", "grouped", "plain"]
 
@@ -55,13 +57,26 @@ class Answers:
         return per_token.new_zeros(len(self.last)).index_add(0, self.row, per_token)
 
 
-def forward(model: Any, groups: Sequence[Group], *, path: Path = "auto", recompute: bool = False) -> Answers:
-    """The completions' hidden states under a decoder-only model. Both paths give the same states and gradients."""
+def forward(
+    model: Any,
+    groups: Sequence[Group],
+    *,
+    path: Path = "auto",
+    recompute: bool = False,
+    trunk: Trunk | None = None,
+) -> Answers:
+    """The completions' hidden states under a decoder-only model. Both paths give the same states and gradients.
+
+    With a `trunk` only the layers above it are computed with gradients, from what the trunk made of the groups.
+    """
     for group in groups:
         assert group.prompt and group.completions and all(group.completions), "an empty prompt or completion"
     if path == "auto":
         path = "grouped" if pays(groups) and works(model) else "plain"
-    with recomputed(model) if recompute else contextlib.nullcontext():
+    with (
+        recomputed(model) if recompute else contextlib.nullcontext(),
+        trunk.skipped(groups, path) if trunk is not None else contextlib.nullcontext(),
+    ):
         return (_grouped if path == "grouped" else _plain)(model, groups)
 
 
@@ -89,6 +104,9 @@ def _grouped(model: Any, groups: Sequence[Group]) -> Answers:
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
+    # A layer that was skipped has kept nothing and is asked for its length only, which is that of any other.
+    visited = next((layer for layer in cache.layers if layer.is_initialized), cache.layers[0])
+    prompts = [layer if layer.is_initialized else visited for layer in cache.layers]
     completions = [completion for group in groups for completion in group.completions]
     group_of = torch.tensor([number for number, group in enumerate(groups) for _ in group.completions], device=device)
     ids, tail = (each.to(device) for each in pad_right(completions))
@@ -96,7 +114,7 @@ def _grouped(model: Any, groups: Sequence[Group]) -> Answers:
         input_ids=ids,
         attention_mask=torch.cat([mask[group_of], torch.ones_like(tail)], 1) if ragged else None,
         position_ids=lengths[group_of, None] + torch.arange(ids.shape[1], device=device),
-        past_key_values=_cache([shared(layer, group_of) for layer in cache.layers]),
+        past_key_values=_cache([shared(layer, group_of) for layer in prompts]),
         use_cache=True,
     ).last_hidden_state
     return _pick(torch.cat([prompt_states[group_of, -1:], states], 1), completions)
@@ -221,19 +239,27 @@ def works(model: Any) -> bool:
 
 
 def _self_test(model: Any) -> bool:
+    return agree(model, lambda groups: _grouped(model, groups), lambda groups: _plain(model, groups))
+
+
+def agree(model: Any, ours: Callable[[Sequence[Group]], Answers], plain: Callable[[Sequence[Group]], Answers]) -> bool:
+    """Whether two ways to compute give the same states of two ragged prompts with two and three completions."""
     import torch
 
     words = model.config.vocab_size
     ids = [(7 * place * place + 3 * place + 5) % words for place in range(40)]
     groups = [Group(ids[:9], [ids[9:12], ids[12:19]]), Group(ids[19:24], [ids[24:29], ids[29:30], ids[30:40]])]
+    hats = getattr(model, "hats", None)
+    bare = hats.wearing(None) if hats else contextlib.nullcontext()
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            ours, plain = _grouped(model, groups), _plain(model, groups)
+        # Rounding under autocast, or made large by an adapter, would hide what is looked for here.
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False), bare:
+            mine, theirs = ours(groups).states, plain(groups).states
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
-        return False  # a model that takes no cache of ours
+        return False  # a model that takes no cache of ours, or hands nothing on
     finally:
         model.train(training)
-    slack = 0.1 if plain.states.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    return bool((ours.states - plain.states).abs().max() <= slack * plain.states.abs().max())
+    slack = 0.1 if theirs.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    return bool((mine - theirs).abs().max() <= slack * theirs.abs().max())
