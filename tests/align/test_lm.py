@@ -14,20 +14,15 @@ from plumbline.align.sft import measure
 from plumbline.errors import BadRecord, UserError
 from plumbline.models.families import load_causal
 from plumbline.models.tokenizer import Tokenizer
-from plumbline.training import metrics
 from plumbline.training.devices import Process
 from plumbline.training.learner import Learner
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 ALONE = Process(torch.device("cpu"), "float32")
 SENTENCES = [
     f"Plumb line number {n} hangs straight beside wall {n * 7 % 30}, whatever the wall does." for n in range(30)
 ]
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Curves are drawn in their own tests; here they would take most of the time."""
-    monkeypatch.setattr(metrics, "draw", lambda *_, **__: None)
 
 
 def settings(folder: Path, model: Path, **changed: Any) -> Config:

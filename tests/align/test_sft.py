@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from align.runs import TINY, lines, run_killed, run_two, write
 from plumbline.align import sft
 from plumbline.align.sft import Config, read, residual_dropout, sft_loss, train
 from plumbline.errors import BadRecord, UserError
@@ -23,23 +20,13 @@ from plumbline.models.families import load_causal
 from plumbline.models.grouped import Group, forward
 from plumbline.models.logprobs import Head, token_logprobs
 from plumbline.models.tokenizer import Tokenizer
-from plumbline.training import metrics
 from plumbline.training.checkpoint import latest
 from plumbline.training.devices import Process
 from plumbline.training.learner import Learner
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ALONE = Process(torch.device("cpu"), "float32")
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Curves are drawn in their own tests; here they would take most of the time."""
-    monkeypatch.setattr(metrics, "draw", lambda *_, **__: None)
-
-
-def write(path: Path, *lines: Any) -> tuple[str, ...]:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return (str(path),)
 
 
 def sums(count: int = 40) -> list[dict[str, str]]:
@@ -54,21 +41,9 @@ def settings(folder: Path, model: Path, **changed: Any) -> Config:
         "data": write(folder / "d.jsonl", *sums()),
         "model": str(model),
         "out": str(folder / "run"),
-        "epochs": 2,
-        "batch_size": 8,
         "tokens": 160,
-        "lr": 3e-3,
-        "every": 3,
-        "lora_rank": 4,
-        "precision": "float32",
     }
-    return Config(**{**given, **changed})
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """What the run measured, without the time that it took."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return Config(**{**TINY, **given, **changed})
 
 
 # ---- the loss
@@ -247,38 +222,16 @@ def test_an_endpoint_cannot_be_trained(tmp_path: Path) -> None:
         train(settings(tmp_path, Path("anthropic:some-model")))
 
 
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-from plumbline.align.sft import Config, train
-
-config, moment = Config(**json.loads(sys.argv[1])), sys.argv[2]
-events = 0
-def kill(event, arguments):
-    global events
-    if event == moment and "step-00000009" in str(arguments):
-        os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(kill)
-train(config)
-"""
-
-
-def run_killed(config: Config, moment: str) -> None:
-    command = [sys.executable, "-c", KILLED, json.dumps(asdict(config)), moment]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-
-
-@pytest.mark.parametrize("rank", [0, 4])
-def test_a_killed_run_goes_on_to_the_same_bits(tiny_llama: Path, tmp_path: Path, rank: int) -> None:
+@pytest.mark.parametrize("changed", [{"lora_rank": 0}, {"top_layers": 1}], ids=["all weights", "kept trunk"])
+def test_a_killed_run_goes_on_to_the_same_bits(tiny_llama: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     """Killed while the checkpoint of step 9 gets its name: steps 7 to 9 are lost and done again. Dropout draws on."""
-    config = settings(tmp_path, tiny_llama, lora_rank=rank, dropout=0.2, epochs=3)
-    run_killed(config, "os.rename")
+    config = settings(tmp_path, tiny_llama, dropout=0.2, epochs=3, **changed)
+    run_killed(config, "step-00000009")
     assert latest(tmp_path / "run" / "checkpoints").step == 6  # type: ignore[union-attr]
     resumed = Path(train(config, resume=True))
-    whole = Path(train(settings(tmp_path, tiny_llama, lora_rank=rank, dropout=0.2, epochs=3, out=str(tmp_path / "w"))))
+    whole = Path(train(replace(config, out=str(tmp_path / "whole"))))
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert lines(tmp_path / "run") == lines(tmp_path / "w")
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 
 
 def test_a_finished_run_resumed_changes_nothing(tiny_llama: Path, tmp_path: Path) -> None:
@@ -296,14 +249,7 @@ def test_another_setting_is_refused_on_the_way(tiny_llama: Path, tmp_path: Path)
 
 
 def test_two_processes_train_the_same_model(tiny_llama: Path, tmp_path: Path) -> None:
-    script = tmp_path / "both.py"
-    script.write_text(
-        "import json, sys\nfrom plumbline.align.sft import Config, train\ntrain(Config(**json.loads(sys.argv[1])))\n"
-    )
-    config = settings(tmp_path, tiny_llama, out=str(tmp_path / "two"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run([*command, json.dumps(asdict(config))], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_two(settings(tmp_path, tiny_llama, out=str(tmp_path / "two")), tmp_path)
     train(settings(tmp_path, tiny_llama, out=str(tmp_path / "one")))
     for two, one in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
         assert two == pytest.approx(one, rel=2e-3)

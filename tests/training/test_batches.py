@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise, product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,14 +15,20 @@ from plumbline.errors import UserError
 from plumbline.models.families import load_causal
 from plumbline.models.grouped import Group, forward
 from plumbline.models.logprobs import Head, token_logprobs
-from plumbline.training.batches import Batches, Step, micro_batches, size
+from plumbline.training.batches import Batches, Step, cut, micro_batches, size
 
+OVERHEAD = 48
 SIZES = [Random(4).randint(3, 90) for _ in range(37)]
 
 
 def steps(done: int = 0, **changed: Any) -> list[Step]:
     settings: dict[str, Any] = {"batch_size": 8, "budget": 128, "epochs": 3, "seed": 7, **changed}
     return list(Batches(SIZES, **settings).after(done))
+
+
+def test_where_a_pass_is_dear_padding_is_cheaper() -> None:
+    few = sum(len(step.micro_batches) for step in steps(device="cuda", budget=10_000))
+    assert few == len(steps()) < sum(len(step.micro_batches) for step in steps(budget=10_000))
 
 
 def test_each_epoch_sees_every_example_once_in_an_order_of_its_own() -> None:
@@ -50,9 +57,30 @@ def test_the_cuts_are_a_partition_within_the_budget(world: int, budget: int) -> 
     shares = [steps(budget=budget, rank=rank, world=world) for rank in range(world)]
     for same in zip(*shares, strict=True):
         cuts = [micro_batch for step in same for micro_batch in step.micro_batches]
-        assert sorted(place for cut in cuts for place in cut) == sorted(same[0].examples)
-        for cut in cuts:
-            assert len(cut) == 1 or len(cut) * max(SIZES[place] for place in cut) <= budget
+        assert sorted(place for places in cuts for place in places) == sorted(same[0].examples)
+        for places in cuts:
+            assert len(places) == 1 or len(places) * max(SIZES[place] for place in places) <= budget
+
+
+def cost(sizes: list[int], runs: Iterable[slice]) -> int:
+    return sum(len(sizes[run]) * sizes[run][0] + OVERHEAD for run in runs)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_other_cut_costs_less(seed: int) -> None:
+    """Against all 2⁹ ways to cut ten rows."""
+    draw = Random(seed)
+    sizes = sorted((draw.randint(1, 150) for _ in range(10)), reverse=True)
+    budget = draw.choice([100, 300, 1000])
+    ways = []
+    for marks in product([False, True], repeat=9):
+        places = [0, *[place for place, mark in enumerate(marks, 1) if mark], 10]
+        runs = [slice(begin, end) for begin, end in pairwise(places)]
+        if all(len(sizes[run]) == 1 or len(sizes[run]) * sizes[run][0] <= budget for run in runs):
+            ways.append(cost(sizes, runs))
+    chosen = cut(sizes, budget, OVERHEAD)
+    assert [place for run in chosen for place in range(10)[run]] == list(range(10))
+    assert cost(sizes, chosen) == min(ways)
 
 
 def test_a_process_may_get_nothing() -> None:
@@ -80,8 +108,8 @@ def test_how_a_step_is_cut_changes_no_gradient(tiny_llama: Path) -> None:
 
     def gradient(cuts: Iterable[Iterable[int]]) -> torch.Tensor:
         model.zero_grad()
-        for cut in cuts:
-            answers = forward(model, [groups[place] for place in cut])
+        for places in cuts:
+            answers = forward(model, [groups[place] for place in places])
             logprobs, _ = token_logprobs(Head.of(model), answers.states, answers.targets)
             (-logprobs.sum() / tokens).backward()  # type: ignore[no-untyped-call]
         return torch.cat([each.grad.flatten() for each in model.parameters()])

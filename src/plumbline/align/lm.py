@@ -60,6 +60,7 @@ def train(config: Config, *, resume: bool = False) -> str:
         optimiser = Optimiser.of(config, learner.weights, steps=len(batches))
         checkpoints = Checkpoints(folder / "checkpoints", process, learner.weights, optimiser=optimiser)
         done = checkpoints.restore()
+        learner.prepare(learn, config)
 
         with Metrics(folder, process, config, total=len(batches), done=done) as metrics, learner.working():
             for step in batches.after(done):

@@ -86,6 +86,7 @@ def train(config: Config, *, resume: bool = False) -> str:
         optimiser = Optimiser.of(config, learner.weights, steps=len(batches))
         checkpoints = Checkpoints(folder / "checkpoints", process, learner.weights, optimiser=optimiser)
         done = checkpoints.restore()
+        learner.prepare(learn, config)
 
         with (
             Metrics(folder, process, config, total=len(batches), done=done) as metrics,
@@ -123,9 +124,9 @@ def measure(learner: Learner, groups: Sequence[Group], budget: int) -> dict[str,
     import torch
 
     tokens, sums, process = count_tokens(groups), Sums(), learner.process
-    sizes = [size(group) for group in groups]
+    sizes, share = [size(group) for group in groups], (process.rank, process.world, process.device.type)
     with torch.no_grad():
-        for micro_batch in micro_batches(sizes, range(len(groups)), budget, process.rank, process.world):
+        for micro_batch in micro_batches(sizes, range(len(groups)), budget, *share):
             _, logprobs, entropy = learner.logprobs([groups[place] for place in micro_batch])
             sums.add(sft_loss(logprobs, entropy, tokens)[1])
     return {f"held_out_{name}": value for name, value in process.total(sums).items()}

@@ -2,7 +2,8 @@
 
     step          `batch_size` examples, the next ones of a shuffle that (seed, epoch) alone decides
     process       every world-th of them in the order of size, so that all have like work
-    micro-batch   those of like size, together at most `budget` tokens, padding included
+    micro-batch   those of like size, together at most `budget` tokens, padding included, so that padding and passes
+                  together cost least
 
 Every process knows the whole step, so a denominator over it (all its answers' tokens, say) is known before the first
 micro-batch and needs no message. A loss divided by that adds up to the same gradient however the step is cut:
@@ -17,12 +18,14 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from plumbline.errors import UserError
-from plumbline.models.batches import by_length
 from plumbline.models.grouped import Group
 
 if TYPE_CHECKING:
     from plumbline.training.devices import Process
     from plumbline.training.run import Settings
+
+PASS = {"cpu": 64, "cuda": 4096}
+"""What a pass costs beside its tokens, in tokens, by device: whether several small passes are worth less padding."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Batches:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        device: str = "cpu",
     ) -> None:
         if not sizes:
             raise UserError("there is nothing to train on: every example was left out or held out")
@@ -65,7 +69,7 @@ class Batches:
         self.budget = budget
         self.epochs = epochs
         self.seed = seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.device = rank, world, device
         self.per_epoch = -(-len(sizes) // batch_size)
 
     @classmethod
@@ -79,6 +83,7 @@ class Batches:
             seed=config.seed,
             rank=process.rank,
             world=process.world,
+            device=process.device.type,
         )
 
     def __len__(self) -> int:
@@ -96,18 +101,45 @@ class Batches:
                     epoch=epoch + 1,
                     ends_epoch=place + 1 == self.per_epoch,
                     examples=examples,
-                    micro_batches=tuple(micro_batches(self.sizes, examples, self.budget, self.rank, self.world)),
+                    micro_batches=tuple(
+                        micro_batches(self.sizes, examples, self.budget, self.rank, self.world, self.device)
+                    ),
                 )
 
 
 def micro_batches(
-    sizes: Sequence[int], examples: Iterable[int], budget: int, rank: int = 0, world: int = 1
+    sizes: Sequence[int],
+    examples: Iterable[int],
+    budget: int,
+    rank: int = 0,
+    world: int = 1,
+    device: str = "cpu",
 ) -> Iterator[tuple[int, ...]]:
     """The `rank`-th share of some examples, given by their places, in forward passes of at most `budget` tokens."""
     by_size = sorted(examples, key=lambda place: (-sizes[place], place))
     mine = by_size[rank::world]
-    for rows in by_length([sizes[place] for place in mine], budget):
-        yield tuple(mine[row] for row in rows)
+    for rows in cut([sizes[place] for place in mine], budget, PASS.get(device, PASS["cuda"])):
+        yield tuple(mine[rows])
+
+
+def cut(sizes: Sequence[int], budget: int, overhead: int) -> list[slice]:
+    """Falling sizes in runs that cost least: a run's rows are all as long as its first, and each run adds `overhead`.
+
+    A run takes at most `budget` tokens; a row above that goes alone.
+    """
+    cheapest = [0, *[-1] * len(sizes)]  # for the rows before each place
+    begins = [0] * (len(sizes) + 1)
+    for begin, longest in enumerate(sizes):
+        for end in range(begin + 1, max(begin + 1, min(len(sizes), begin + budget // longest)) + 1):
+            cost = cheapest[begin] + longest * (end - begin) + overhead
+            if cheapest[end] < 0 or cost < cheapest[end]:
+                cheapest[end], begins[end] = cost, begin
+    runs = []
+    end = len(sizes)
+    while end:
+        runs.append(slice(begins[end], end))
+        end = begins[end]
+    return runs[::-1]
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:

@@ -120,8 +120,11 @@ def _joined(process: Process) -> Iterator[None]:
     if process.world == 1:
         yield
         return
+    import torch
     import torch.distributed as dist
 
+    if process.device.type == "cuda":
+        torch.cuda.set_device(process.device)  # messages of objects go through the current one
     dist.init_process_group("nccl" if process.device.type == "cuda" else "gloo")
     try:
         yield

@@ -14,6 +14,8 @@ from plumbline.models.adapters import TOKENIZER_FILES, Hats, LoRA
 from plumbline.models.grouped import Answers, Group, forward
 from plumbline.models.logprobs import Head, token_logprobs
 from plumbline.models.tokenizer import Tokenizer
+from plumbline.models.trunk import Trunk
+from plumbline.training.batches import micro_batches, size
 from plumbline.training.devices import Process
 from plumbline.training.run import Settings
 
@@ -38,6 +40,8 @@ class Learner:
     recompute: bool = False
     hats: Hats | None = None
     """The adapters, None where all weights are trained."""
+    trunk: Trunk | None = None
+    """What lies below the adapters where they are on the top layers only."""
 
     @classmethod
     def load(cls, config: Settings, process: Process) -> Learner:
@@ -49,15 +53,17 @@ class Learner:
         if source.kind != "folder":
             raise UserError(f"{config.model!r} cannot be trained here: name a local model or one from a hub")
         model: Any = load_causal(source.folder, device=str(process.device), dtype="float32")
-        hats = None
+        hats: Hats | None = None
+        trunk: Trunk | None = None
         if config.lora_rank:
             hats = Hats(model)
             hats.add(HAT, LoRA(rank=config.lora_rank, alpha=config.lora_alpha, top_layers=config.top_layers))
             weights = hats.parameters(HAT)
+            trunk = Trunk(model, config.top_layers) if config.top_layers else None
         else:
             weights = list(model.requires_grad_(True).parameters())
         process.spread(weights)
-        return cls(source.folder, Tokenizer(source.folder), model, weights, process, config.recompute, hats)
+        return cls(source.folder, Tokenizer(source.folder), model, weights, process, config.recompute, hats, trunk)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -65,10 +71,37 @@ class Learner:
         with self.hats.wearing(HAT) if self.hats else contextlib.nullcontext():
             yield
 
+    def prepare(self, groups: Sequence[Group], config: Settings) -> None:
+        """Computes what lies below the adapters for these groups once, where it fits, and keeps it for all epochs.
+
+        All of it or nothing, and in an order of its own: rounding depends on what shares a pass, and a run that goes
+        on must find the same bits.
+        """
+        import torch
+
+        if self.trunk is None or config.epochs == 1:
+            return
+        different = {(tuple(group.prompt), tuple(map(tuple, group.completions))) for group in groups}
+        tokens = sum(len(prompt) + sum(map(len, completions)) for prompt, completions in different)
+        needed = tokens * self.model.config.hidden_size * 4
+        if needed > config.trunk_memory * 1e9:
+            return
+        self.trunk.keep = needed
+        self.trunk.forget()
+        sizes = [size(group) for group in groups]
+        with torch.no_grad():
+            for places in micro_batches(sizes, range(len(groups)), config.tokens, device=self.process.device.type):
+                self.answers([groups[place] for place in places])
+
+    def answers(self, groups: Sequence[Group]) -> Answers:
+        """The completions' states, in the run's precision."""
+        with self.process.autocast():
+            return forward(self.model, groups, recompute=self.recompute, trunk=self.trunk)
+
     def logprobs(self, groups: Sequence[Group]) -> tuple[Answers, torch.Tensor, torch.Tensor]:
         """The completions' states, and the log-prob and entropy of each of their tokens, both (tokens,)."""
+        answers = self.answers(groups)
         with self.process.autocast():
-            answers = forward(self.model, groups, recompute=self.recompute)
             return answers, *token_logprobs(Head.of(self.model), answers.states, answers.targets)
 
     def save(self, folder: Path) -> None:

@@ -55,6 +55,8 @@ class Settings:
     """The adapters' output is multiplied by alpha / rank."""
     top_layers: int = 0
     """Put adapters on the top N layers only, and compute those below once; 0 is all layers."""
+    trunk_memory: float = 1.0
+    """Gigabytes for the states below the top layers, kept for later epochs; where they do not fit, none are kept."""
     held_out: float = 0.1
     """Share of the prompts that are kept for measuring, where the records name no split."""
     every: int = 100
@@ -81,8 +83,9 @@ class Settings:
             self.need(getattr(self, name) >= least, name, f"it must be at least {least}")
         for name in ("warmup", "lr_floor", "held_out"):
             self.need(0.0 <= getattr(self, name) < 1.0, name, "it must be at least 0 and below 1")
-        for name in ("weight_decay", "clip", "top_layers"):
+        for name in ("weight_decay", "clip", "top_layers", "trunk_memory"):
             self.need(getattr(self, name) >= 0, name, "it must not be below 0")
+        self.need(not self.top_layers or self.lora_rank > 0, "top_layers", "it places adapters, and lora_rank is 0")
         self.need(self.lr > 0, "lr", "it must be above 0")
         self.need(self.schedule in SCHEDULES, "schedule", f"give one of {', '.join(SCHEDULES)}")
         self.need(self.precision in PRECISIONS, "precision", f"give one of {', '.join(PRECISIONS)}")
