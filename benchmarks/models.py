@@ -82,14 +82,21 @@ class LlamaServer:
             self.port = free.getsockname()[1]
         command = [program, "-m", str(file), "--host", "127.0.0.1", "--port", str(self.port), "-np", "32"]
         command += ["-c", str(32 * 256), "-t", str(cores()), "--no-warmup", "-b", "2048", "-ub", "512"]
+        # Its repacked Q8_0 kernels die with a segmentation fault on some processors with AMX.
+        self.repacks = self._start(command)
+        if not self.repacks and not self._start([*command, "--no-repack"]):
+            raise RuntimeError("llama-server did not start")
+
+    def _start(self, command: list[str]) -> bool:
+        """Whether it came up."""
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(600):
+        while self.process.poll() is None:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health").read()
-                return
+                return True
             except OSError:
                 time.sleep(0.1)
-        raise RuntimeError("llama-server did not start")
+        return False
 
     def __call__(self, ids: list[list[int]], new: int = NEW) -> None:
         def ask(row: list[int]) -> None:
@@ -156,7 +163,8 @@ def contestants(
     }
     for kind in ("F16", "Q8_0") if llama_server else ():
         write_gguf(folder, scratch / f"{kind}.gguf", kind)
-        found[f"llama.cpp server, {kind}"] = LlamaServer(str(llama_server), scratch / f"{kind}.gguf")
+        server = LlamaServer(str(llama_server), scratch / f"{kind}.gguf")
+        found[f"llama.cpp server{'' if server.repacks else ' (not repacked)'}, {kind}"] = server
     found["**ours**, transformers engine, f32"] = lambda ids: reference(ids, greedy)
     for mode in MODES:
         engine = OpenVINO(folder, mode=mode)
