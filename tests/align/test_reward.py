@@ -60,9 +60,9 @@ def test_at_equal_rewards_the_loss_is_ln_2_and_a_constant_changes_nothing() -> N
 
 
 def test_it_is_finite_where_rewards_are_far_apart() -> None:
-    sets = [ranked((1, 2, 2))]
     for reward in (1e4, -1e4):
         for nu in (0.0, 0.5):
+            sets = [ranked((1, 2, 2), ties=nu > 0)]
             rewards = torch.tensor([reward, 0.0, 0.0], requires_grad=True)
             loss, _ = reward_loss(rewards, pairs_of(sets, sets), nu=nu)
             loss.backward()

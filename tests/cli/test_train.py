@@ -121,6 +121,7 @@ def test_a_reward_model_from_the_file_to_the_score(plumb: Plumb, pairs: Path, ti
     name = run.stdout.splitlines()[-1]
     assert name == "runs/first/model"
     assert "held_out_accuracy" in run.stdout and "held-out pairs in the right order: 100.0%" in run.stderr
+    assert "always taking the longer answer: 100.0%, not below the interval" in run.stderr
     asked = "My house number 3 is too hot. What can I do?"
     answers = ["No.", "Open the windows at night."]
     Path("answers.jsonl").write_text(

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plumbline.errors import UserError
 from plumbline.files import replaced
 from plumbline.models.grouped import Group
 from plumbline.training.batches import micro_batches, size
@@ -28,10 +29,10 @@ def per_answer(
     import torch
 
     process = learner.process
-    sizes = [size(group) for group in groups]
+    sizes, share = [size(group) for group in groups], (process.rank, process.world, process.device.type)
     mine: dict[int, list[float]] = {}
     with torch.no_grad():
-        for micro_batch in micro_batches(sizes, range(len(groups)), budget, process.rank, process.world):
+        for micro_batch in micro_batches(sizes, range(len(groups)), budget, *share):
             batch = [groups[place] for place in micro_batch]
             numbers = torch.split(compute(batch), [len(group.completions) for group in batch])
             mine |= {place: its.tolist() for place, its in zip(micro_batch, numbers, strict=True)}
@@ -60,7 +61,11 @@ def reference_logprobs(learner: Learner, groups: Sequence[Group], *, budget: int
     counts = [len(group.completions) for group in groups]
     if keep.is_file():
         kept = load_file(keep)["logprobs"]
-        assert len(kept) == sum(counts), (len(kept), sum(counts))
+        if len(kept) != sum(counts):
+            raise UserError(
+                f"{str(keep)!r} holds log-probs of {len(kept)} answers and the data has {sum(counts)}: it has changed "
+                "since the run began; put it back, or start a new run with another --out"
+            )
         return list(torch.split(kept, counts))
     with learner.hats.wearing(None) if learner.hats else nullcontext():
         found = answer_logprobs(learner, groups, budget)

@@ -118,9 +118,11 @@ def train(config: Config, *, resume: bool = False) -> str:
         folder = open_run(config, process, resume=resume)
         learner = Learner.load(config, process)
         data = read(config, learner.tokenizer, process)
-        everything = [example.group for example in (*data.train, *data.held_out)]
+        groups = [example.group for example in data.train]
+        learner.prepare(groups, config)
+        everything = [*groups, *(example.group for example in data.held_out)]
         reference = reference_logprobs(learner, everything, budget=config.tokens, keep=folder / "reference.safetensors")
-        batches = Batches.of(config, [size(example.group) for example in data.train], process)
+        batches = Batches.of(config, [size(group) for group in groups], process)
         optimiser = Optimiser.of(config, learner.weights, steps=len(batches))
         checkpoints = Checkpoints(folder / "checkpoints", process, learner.weights, optimiser=optimiser)
         done = checkpoints.restore()

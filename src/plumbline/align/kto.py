@@ -116,8 +116,9 @@ def train(config: Config, *, resume: bool = False) -> str:
         folder = open_run(config, process, resume=resume)
         learner = Learner.load(config, process)
         data = read(config, learner.tokenizer, process)
-        learn = prepare(learner, data.train, config.tokens, folder / "reference.safetensors")
-        held_out = prepare(learner, data.held_out, config.tokens, folder / "reference-held-out.safetensors")
+        learn = with_strangers(learner, data.train, config.tokens, folder / "reference.safetensors")
+        held_out = with_strangers(learner, data.held_out, config.tokens, folder / "reference-held-out.safetensors")
+        learner.prepare([*learn.groups, *learn.strangers], config)
         weights = weights_of(config, data.train)
         batches = Batches.of(config, [size(group) for group in learn.groups], process)
         optimiser = Optimiser.of(config, learner.weights, steps=len(batches))
@@ -203,7 +204,7 @@ def weights_of(config: Config, rated: Sequence[Opinion]) -> tuple[float, float]:
     return config.desirable_weight or 1.0, config.undesirable_weight or 1.0
 
 
-def prepare(learner: Learner, rated: Sequence[Opinion], budget: int, keep: Path) -> Batch:
+def with_strangers(learner: Learner, rated: Sequence[Opinion], budget: int, keep: Path) -> Batch:
     """The ratings with their strangers and what the reference thinks of both."""
     strangers = mismatch([each.group for each in rated], learner.tokenizer.window)
     groups = [*(each.group for each in rated), *strangers]

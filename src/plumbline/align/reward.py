@@ -38,7 +38,7 @@ from plumbline.align.data import (
     pairs_of,
 )
 from plumbline.files import replaced
-from plumbline.models.grouped import Group, forward
+from plumbline.models.grouped import Group
 from plumbline.models.tokenizer import Tokenizer
 from plumbline.training.batches import Batches, size
 from plumbline.training.checkpoint import Checkpoints
@@ -77,7 +77,8 @@ def reward_loss(
     difference = rewards[pairs.better] - rewards[pairs.worse]  # (pairs,)
     shifted = difference - torch.where(pairs.tied, 0.0, margin * pairs.margin)
     better, tie = preference_logprobs(shifted, nu)
-    loss = -(pairs.weight * torch.where(pairs.tied, tie, better)).sum() if nu else -(pairs.weight * better).sum()
+    assert nu or not pairs.tied.any(), "a tie has no likelihood where ν is 0"
+    loss = -(pairs.weight * (torch.where(pairs.tied, tie, better) if nu else better)).sum()
     with torch.no_grad():
         metrics = {
             "loss": loss.detach(),
@@ -117,12 +118,13 @@ def train(config: Config, *, resume: bool = False) -> str:
         data = read(config, learner.tokenizer, process)
         nu = tie_strength(each for example in data.train for each in example.comparisons)
         head = ScalarHead(learner.model.config.hidden_size, device=process.device)
+        process.spread(head.parameters())
         weights = [*learner.weights, *head.parameters()]
-        process.spread(weights)
         batches = Batches.of(config, [size(example.group) for example in data.train], process)
         optimiser = Optimiser.of(config, weights, steps=len(batches))
         checkpoints = Checkpoints(folder / "checkpoints", process, weights, optimiser=optimiser)
         done = checkpoints.restore()
+        learner.prepare([example.group for example in data.train], config)
 
         with Metrics(folder, process, config, total=len(batches), done=done) as metrics, learner.working():
             for step in batches.after(done):
@@ -169,8 +171,7 @@ def read(config: Config, tokenizer: Tokenizer, process: Process) -> Preferences:
 
 def rewards_of(learner: Learner, head: ScalarHead, groups: Sequence[Group]) -> torch.Tensor:
     """The rewards (answers,) of all the groups' answers."""
-    with learner.process.autocast():
-        return head(forward(learner.model, groups, recompute=learner.recompute).last)
+    return head(learner.answers(groups).last)
 
 
 def all_rewards(learner: Learner, head: ScalarHead, examples: Sequence[Preference], budget: int) -> list[list[float]]:
@@ -200,7 +201,8 @@ def report(folder: Path, learner: Learner, head: ScalarHead, data: Preferences, 
     given = torch.tensor([reward for rewards in references for reward in rewards], device=head.weight.device)
     head.standardise(given)
     if learner.process.first:
-        found = asdict(measure_accuracy(data.held_out, held_out))
+        accuracy = measure_accuracy(data.held_out, held_out)
+        found = {**asdict(accuracy), "beats_length": accuracy.beats_length}
         found |= {"mean": given.mean().item(), "spread": given.std(correction=0).item()}
         with replaced(folder / "accuracy.json") as file:
             file.write(json.dumps(found, indent=2).encode() + b"\n")

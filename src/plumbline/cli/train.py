@@ -172,9 +172,20 @@ def show_result(folder: Path, name: str) -> None:
         if metric not in ("step", "seconds", "lr", "gradient_norm") and values:
             rows.add_row(metric, f"{values[0]:.4g}", f"{values[-1]:.4g}")
     screen().print(rows)
-    accuracy = folder / "accuracy.json"
-    if accuracy.is_file():
-        value, low, high, sets = json.loads(accuracy.read_text(encoding="utf-8"))["right"]
-        note(f"held-out pairs in the right order: {value:.1%}, 95 % interval {low:.1%} to {high:.1%}, {sets} sets")
+    if (folder / "accuracy.json").is_file():
+        show_accuracy(json.loads((folder / "accuracy.json").read_text(encoding="utf-8")))
     note(f"curves: {folder / 'index.html'}")
     typer.echo(name)
+
+
+def show_accuracy(found: dict[str, Any]) -> None:
+    """How often the rewards agree with people on pairs held out, beside a rule that only counts tokens."""
+    if not found["pairs"]:
+        note("nothing was held out, so nothing is known about other prompts: --held-out 0.1 keeps a tenth of them")
+        return
+    value, low, high, sets = found["right"]
+    longer = found["longer_wins"][0]
+    rule = f"the {'longer' if longer >= 0.5 else 'shorter'} answer"
+    note(f"held-out pairs in the right order: {value:.1%}, 95 % interval {low:.1%} to {high:.1%}, {sets} sets")
+    verdict = "below the interval" if found["beats_length"] else "not below the interval: it may have learned length"
+    note(f"always taking {rule}: {max(longer, 1 - longer):.1%}, {verdict}")
