@@ -9,16 +9,12 @@ Three lines to a first answer:
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plumbline.models import Sampling, load
 
-try:
-    __version__ = version("plumbline")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+    __version__: str
 
 __all__ = ["Sampling", "__version__", "load"]
 
@@ -29,4 +25,11 @@ def __getattr__(name: str) -> Any:
         from plumbline import models
 
         return getattr(models, name)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("plumbline")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
     raise AttributeError(f"module 'plumbline' has no attribute {name!r}")

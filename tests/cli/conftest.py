@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from plumbline.cli.main import app
+
+PATIENCE = 30
+"""Seconds after which a command at a terminal is taken to hang."""
 
 PLUMB = [sys.executable, "-c", "from plumbline.cli.main import main; main()"]
 
@@ -76,8 +81,9 @@ class Terminal:
 
     def read_until(self, text: str) -> str:
         """All that has appeared since the last call, up to and with `text`."""
+        end = time.monotonic() + PATIENCE
         while text not in self.seen:
-            new = self._read()
+            new = self._read(end)
             assert new, f"the command ended without {text!r}; it showed {self.seen[-500:]!r}"
             self.seen += new
         before, _, self.seen = self.seen.partition(text)
@@ -91,9 +97,10 @@ class Terminal:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def read_rest(self) -> str:
-        while new := self._read():
+        end = time.monotonic() + PATIENCE
+        while new := self._read(end):
             self.seen += new
-        self.process.wait()
+        self.process.wait(PATIENCE)
         return self.seen
 
     def close(self) -> None:
@@ -101,7 +108,10 @@ class Terminal:
         self.process.wait()
         os.close(self._here)
 
-    def _read(self) -> str:
+    def _read(self, end: float) -> str:
+        left = end - time.monotonic()
+        ready = left > 0 and select.select([self._here], [], [], left)[0]
+        assert ready, f"nothing more within {PATIENCE} s after {self.seen[-500:]!r}"
         try:
             return os.read(self._here, 4096).decode(errors="replace")
         except OSError:  # the other end is closed

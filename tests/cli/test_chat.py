@@ -147,9 +147,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
     talk.read_until("All is well again.")
     talk.read_until("> ")
     talk.interrupt()
+    talk.type("\n")  # an interrupt in the moment before Python waits for a key is seen with the next one
     talk.read_until("/quit or Ctrl-D leaves")
+    talk.read_until("> ")
     talk.type("/save talk.jsonl\n")
     talk.read_until("saved to talk.jsonl")
+    talk.read_until("> ")  # only then does Ctrl-D reach the editing of the line
     talk.type("\x04")
     talk.read_rest()
     assert talk.process.returncode == 0
@@ -160,6 +163,16 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
         "Go on",
         "All is well again.",
     ]
+
+
+def test_ctrl_c_while_generate_streams_leaves_what_was_written(
+    server: Halting, terminal: Callable[..., Terminal]
+) -> None:
+    run = terminal("generate", "--prompt", "Tell me a story", "--model", f"openai:m@{server.url}")
+    run.read_until("there was")
+    run.interrupt()
+    assert run.read_rest().strip() == ""
+    assert run.process.returncode == 130
 
 
 def test_lines_break_between_words_at_a_terminal(terminal: Callable[..., Terminal], tmp_path: Path) -> None:

@@ -172,6 +172,11 @@ def test_an_error_in_the_middle_keeps_what_is_there(plumb: Plumb, prompts: Path,
     assert len(read_lines(tmp_path / "out.jsonl")) == 64
 
 
+def test_a_full_disk_is_one_message(plumb: Plumb, script: str, prompts: Path) -> None:
+    result = plumb("generate", "--prompts", prompts, "--model", script, "--out", "/dev/full")
+    assert (result.exit_code, result.stderr) == (2, "plumb: cannot write to '/dev/full': No space left on device\n")
+
+
 # ---- what is asked for wrongly
 
 

@@ -182,3 +182,18 @@ def test_colours_only_at_a_terminal_and_never_against_no_color(
     assert red in terminal("nonsense").read_rest()  # type: ignore[attr-defined]
     monkeypatch.setenv("NO_COLOR", "1")
     assert "31m" not in terminal("nonsense").read_rest()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("plumb ro", {"rollback"}),
+        ("plumb models p", {"parity", "pull", "push"}),
+        ("plumb sample --temp", {"--temperature"}),
+    ],
+)
+def test_a_shell_can_complete_what_is_typed(typed: str, offered: set[str]) -> None:
+    words = typed.split(" ")
+    shell = {"_PLUMB_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)}
+    done = subprocess.run(PLUMB, env={**os.environ, **shell}, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == offered

@@ -141,7 +141,7 @@ def test_a_bar_with_the_time_left_at_a_terminal(
     server: Silent, args: list[str], terminal: Callable[..., Terminal]
 ) -> None:
     run = terminal(*args, "sets.jsonl")
-    run.read_until("16/40 prompts")
+    run.read_until("16/40")
     server.released.set()
     run.interrupt()
     assert "16 of 40 prompts are in sets.jsonl: run the same command again to go on" in run.read_rest()

@@ -112,8 +112,8 @@ class Talk:
         answer, stream = "", Stream()
         try:
             for chunk in self.model.stream(self.messages(), self.sampling):
+                answer += chunk.text  # first: what is on the screen must not be forgotten
                 stream.write(chunk.text)
-                answer += chunk.text
         except KeyboardInterrupt:
             stream.write(" (stopped)")
             stream.end()

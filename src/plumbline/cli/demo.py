@@ -5,21 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.rule import Rule
-from rich.table import Table
-from rich.text import Text
-
 from plumbline.cli.loading import DEFAULT, open_model
 from plumbline.cli.terminal import printable, screen, table, waiting
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.panel import Panel
+    from rich.table import Table
+
     from plumbline.models import Completion, Generate
 
-SEED = 7
+SEED = 44
 NEW_TOKENS = 80
 """Enough to see where an answer goes; the command that is shown writes on to the end."""
 PROMPT_TOKENS = 512
@@ -63,6 +59,9 @@ def demo() -> None:
 
     Takes about half a minute. Every step shows the command that does the same.
     """
+    from rich.markup import escape
+    from rich.padding import Padding
+
     from plumbline.models import Sampling
 
     console = screen()
@@ -80,12 +79,18 @@ def demo() -> None:
     console.print()
     console.print(speed)
     console.print("\nNext:")
-    console.print("  [bold]plumb chat[/]  talks with it")
-    console.print("  [bold]plumb sample PROMPTS --per-prompt 4 --out sets.jsonl[/]  draws sets for people to rank\n")
+    console.print("  [bold]plumb chat[/]            talk with it")
+    console.print("  [bold]plumb sample --help[/]   draw answers for people to rank\n")
 
 
 def panel(example: Example, completions: list[Completion]) -> Panel:
     """The answers under their prompt, told apart by a line."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.panel import Panel
+    from rich.rule import Rule
+    from rich.text import Text
+
     answers: list[RenderableType] = []
     for completion in completions:
         if answers:
@@ -117,7 +122,7 @@ def measure_speed(generator: Generate) -> Table:
     megabytes = parameters * WEIGHT_BYTES[mode] / 1e6
     rows = table("speed", ">tokens/s", "")
     rows.add_row("reading a prompt", f"{reading:,.0f}", f"[dim]{PROMPT_TOKENS} tokens, mode {mode}")
-    rows.add_row("writing an answer", f"{writing:,.0f}", f"[dim]{NEW_TOKENS} tokens, one answer at a time")
+    rows.add_row("writing an answer", f"{writing:,.0f}", f"[dim]{NEW_TOKENS} tokens, one answer alone")
     rows.add_row(
         "the memory's limit", f"{ceiling:,.0f}", f"[dim]{bandwidth / 1e9:.1f} GB/s read, {megabytes:,.0f} MB per token"
     )

@@ -41,13 +41,16 @@ class Output:
         if self.path is None:
             for record in records:
                 typer.echo(record.model_dump_json())
-        else:
+            return
+        try:
             write_jsonl(self.path, records, append=not self._replace)
-            self._replace = False
+        except OSError as error:  # a full disk, most often, and the system does not say where
+            raise UserError(f"cannot write to {str(self.path)!r}: {error.strerror}") from error
+        self._replace = False
 
     def tell(self, done: int, total: int, unit: str) -> None:
         """Says how much is in the file, and how to go on where that is not all."""
-        if self.path is not None:
+        if self.path is not None and done:
             rest = "" if done == total else ": run the same command again to go on"
             note(f"{done} of {total} {unit} are in {self.path}{rest}")
 

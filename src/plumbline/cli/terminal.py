@@ -95,11 +95,11 @@ class Stream:
     def _end_word(self) -> None:
         from rich.cells import cell_len
 
-        length = cell_len(self._word)
+        word, self._word = self._word, ""  # taken first: an interrupt must not show it twice
+        length = cell_len(word)
         if 0 < self._column and self._column + length > self._width:
             self._put("\n", 0)
-        self._put(self._word, self._column + length)
-        self._word = ""
+        self._put(word, self._column + length)
 
     def _put(self, text: str, column: int) -> None:
         typer.echo(text, nl=False)
@@ -142,11 +142,12 @@ def progress(text: str, *, total: int, done: int = 0, unit: str) -> Iterator[Adv
         BarColumn(bar_width=None, style="dim", complete_style="cyan", finished_style="cyan"),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TimeRemainingColumn(),
         TextColumn("[dim]left"),
         console=console,
         disable=not console.is_terminal,
         expand=True,
+        transient=True,  # what is left to read is the note about what was done
     )
     with bar:
         task = bar.add_task(text, total=total, completed=done)
