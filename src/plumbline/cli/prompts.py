@@ -33,7 +33,7 @@ def read_prompts(path: Path) -> list[PromptRecord]:
     from plumbline.records import PromptRecord, read_jsonl
 
     if path.suffix == ".txt":
-        found = [one_prompt(line.strip()) for line in read_text(path).splitlines() if line.strip()]
+        found = [one_prompt(line.strip()) for line in read_text(path).split("\n") if line.strip()]
         if not found:
             raise UserError(f"{str(path)!r} holds no prompt: put one on each line")
     else:

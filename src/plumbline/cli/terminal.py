@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,6 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
 
     from plumbline.models import Completion, Generate, Prompt, Sampling
@@ -122,23 +121,25 @@ def print_stream(model: Generate, prompt: Prompt, sampling: Sampling) -> Complet
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
     """A spinner with a few words, for a wait whose end is not known."""
+    from rich.text import Text
+
     console = margin()
     if not console.is_terminal:
         yield
         return
-    with console.status(f"[dim]{text} …", spinner="dots", spinner_style="dim"):
+    with console.status(Text(f"{text} …", style="dim"), spinner="dots", spinner_style="dim"):
         yield
 
 
 @contextmanager
-def progress(text: str, *, total: int, done: int = 0, unit: str) -> Iterator[Advance]:
+def progress(text: str, *, total: int, done: int = 0, unit: str) -> Iterator[Callable[[int], None]]:
     """A bar with the time left; what it is given is called with the number of units just finished."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     console = margin()
     bar = Progress(
         SpinnerColumn(style="dim"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None, style="dim", complete_style="cyan", finished_style="cyan"),
         MofNCompleteColumn(),
         TextColumn(unit),
@@ -151,18 +152,7 @@ def progress(text: str, *, total: int, done: int = 0, unit: str) -> Iterator[Adv
     )
     with bar:
         task = bar.add_task(text, total=total, completed=done)
-        yield Advance(bar, task)
-
-
-class Advance:
-    """Moves a progress bar on."""
-
-    def __init__(self, bar: Progress, task: Any) -> None:
-        self._bar = bar
-        self._task = task
-
-    def __call__(self, units: int) -> None:
-        self._bar.advance(self._task, units)
+        yield lambda units: bar.advance(task, units)
 
 
 def table(*columns: str) -> Table:
