@@ -113,15 +113,20 @@ def test_training_that_goes_on_has_the_trained_model_as_its_reference(tiny_llama
 def test_cutting_the_steps_changes_nothing_but_rounding(tiny_llama: Path, tmp_path: Path) -> None:
     for tokens in (20, 4000):
         train(settings(tmp_path, tiny_llama, tokens=tokens, out=str(tmp_path / str(tokens)), epochs=1))
-    for small, large in zip(lines(tmp_path / "20"), lines(tmp_path / "4000"), strict=True):
-        assert small == pytest.approx(large, rel=2e-3, abs=1e-4)
+    assert_equal_within_rounding(tmp_path / "20", tmp_path / "4000")
 
 
 def test_two_processes_train_the_same_model(tiny_llama: Path, tmp_path: Path) -> None:
     run_two(settings(tmp_path, tiny_llama, epochs=1, out=str(tmp_path / "two")), tmp_path)
     train(settings(tmp_path, tiny_llama, epochs=1, out=str(tmp_path / "one")))
-    for two, one in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
-        assert two == pytest.approx(one, rel=2e-3, abs=1e-4)
+    assert_equal_within_rounding(tmp_path / "two", tmp_path / "one")
+
+
+def assert_equal_within_rounding(one: Path, other: Path) -> None:
+    for mine, theirs in zip(lines(one), lines(other), strict=True):
+        if mine["step"] == 1:  # the policy is its reference: its rewards are zero and their order is rounding
+            del mine["accuracy"], theirs["accuracy"]
+        assert mine == pytest.approx(theirs, rel=2e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize(
