@@ -22,7 +22,7 @@ ORDER = (
     ("errors",),
     ("files",),
     ("records",),
-    ("personal_data", "project"),
+    ("formats", "personal_data", "project"),
     ("models", "vectors", "web"),
     ("training",),
     ("agents", "align", "compress", "decode", "evaluate", "feedback", "guard", "rag"),
@@ -33,7 +33,7 @@ HEIGHT = {area: height for height, areas in enumerate(ORDER) for area in areas}
 
 # Seconds to import each: inside functions only, and nowhere at all in what must stay free of torch.
 HEAVY = {"accelerate", "peft", "torch", "transformers"}
-TORCH_FREE = {"errors", "files", "personal_data", "project", "records", "vectors", "web"}
+TORCH_FREE = {"errors", "feedback", "files", "formats", "personal_data", "project", "records", "vectors", "web"}
 TORCH_FREE |= {
     "models",  # its __init__ alone; what lies in it is named one by one
     "models.cache",

@@ -20,7 +20,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbline.align.formats import read_lines
+from plumbline.formats import read_lines
 from plumbline.errors import BadRecord, UserError
 from plumbline.models.grouped import Group
 from plumbline.models.tokenizer import Tokenizer

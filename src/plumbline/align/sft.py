@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plumbline.align.data import Limits, Part, nothing_left, part_of, tell
-from plumbline.align.formats import read_demonstrations
+from plumbline.formats import read_demonstrations
 from plumbline.errors import BadRecord, UserError
 from plumbline.models.grouped import Group
 from plumbline.models.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from plumbline.align.formats import as_comparison, as_demonstration, as_rating, read_comparisons, read_ratings
+from plumbline.formats import as_comparison, as_demonstration, as_rating, read_comparisons, read_ratings
 from plumbline.errors import BadRecord
 from plumbline.records import Pair, Ranking
 
