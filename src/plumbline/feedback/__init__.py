@@ -1,0 +1,1 @@
+"""What people think of answers: collected, kept, judged and turned into the files that training loads."""

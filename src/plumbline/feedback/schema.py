@@ -1,0 +1,282 @@
+"""The tables: one schema for SQLite and PostgreSQL. What people did is added and never changed.
+
+Two things are derived and can be made again from the rest (`Store.rebuild`): `comparison_set.counted`, the number of
+people who have ranked a set, and `assignment.event`, the ranking that is a labeler's current one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+ESCAPE = "\x10"  # "data link escape": the control character that is made for this, and that no text holds
+
+
+class Words(TypeDecorator[str]):
+    """Any text. PostgreSQL has no room for U+0000, so it is written as an escape on both databases."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or ("\0" not in value and ESCAPE not in value):
+            return value
+        return value.replace(ESCAPE, ESCAPE + "1").replace("\0", ESCAPE + "0")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or ESCAPE not in value:
+            return value
+        return re.sub(ESCAPE + "([01])", lambda found: "\0" if found[1] == "0" else ESCAPE, value)
+
+
+class Json(TypeDecorator[Any]):
+    """A document that is stored and read whole; no query looks into it. JSON writes U+0000 as an escape by itself."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A time in UTC. SQLite has no time zones, so there it is written without one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only a key of type INTEGER
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# ---- what is ranked, and by which words
+
+criterion = Table("criterion", metadata, Column("name", Words, primary_key=True), Column("at", Moment, nullable=False))
+
+instruction = Table(
+    "instruction",
+    metadata,
+    Column("criterion", Words, ForeignKey("criterion.name"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("text", Words, nullable=False),
+    Column("by", Words, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+prompt = Table(
+    "prompt",
+    metadata,
+    Column("prompt_id", Words, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("prompt", Json, nullable=False),
+)
+
+# The large column comes last: SQLite reads the others without it.
+comparison_set = Table(
+    "comparison_set",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("set_id", Words, nullable=False, unique=True),
+    Column("criterion", Words, ForeignKey("criterion.name"), nullable=False),
+    Column("prompt_id", Words, ForeignKey("prompt.prompt_id"), nullable=False, index=True),
+    Column("user_id", Words, index=True),
+    Column("draw", Double, nullable=False),  # of the set's id, in [0, 1): below the calibration share, more rank it
+    Column("counted", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("extra", Json, nullable=False),
+    Column("completions", Json, nullable=False),
+    Index(None, "counted", "number"),
+)
+
+gold = Table(
+    "gold",
+    metadata,
+    Column("set_id", Words, ForeignKey("comparison_set.set_id"), primary_key=True),
+    Column("ranks", Json, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+# ---- who ranks
+
+labeler = Table(
+    "labeler",
+    metadata,
+    Column("labeler_id", Words, primary_key=True),
+    Column("name", Words, nullable=False),
+    Column("role", Text, CheckConstraint("role IN ('labeler', 'manager')", name="role"), nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+sign_in = Table(
+    "sign_in",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("labeler_id", Words, ForeignKey("labeler.labeler_id"), nullable=False),
+    Column("until", Moment, nullable=False),
+    Column("used_at", Moment),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("labeler_id", Words, ForeignKey("labeler.labeler_id"), nullable=False),
+    Column("until", Moment, nullable=False),
+)
+
+exclusion_event = Table(
+    "exclusion_event",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("labeler_id", Words, ForeignKey("labeler.labeler_id"), nullable=False, index=True),
+    Column("excluded", Boolean, nullable=False),
+    Column("evidence", Json, nullable=False),
+    Column("by", Words, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+# ---- who has which set; the last row of `overlap` is in force
+
+overlap = Table(
+    "overlap",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("each", Integer, nullable=False),
+    Column("calibration_share", Double, nullable=False),
+    Column("calibration_each", Integer, nullable=False),
+    Column("lease_seconds", Double, nullable=False),
+    Column("gold_share", Double, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+ranking_event = Table(
+    "ranking_event",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("key", Words, nullable=False, unique=True),
+    Column("digest", Text, nullable=False),
+    Column("set_id", Words, ForeignKey("comparison_set.set_id"), nullable=False),
+    Column("labeler_id", Words, ForeignKey("labeler.labeler_id"), nullable=False),
+    Column("again", Boolean, nullable=False),
+    Column("ranks", Json, nullable=False),
+    Column("flags", Json, nullable=False),
+    Column("shown_order", Json),
+    Column("seconds", Double),
+    Column("instruction_version", Words, nullable=False),
+    Column("client_time", Words),  # a claim of the browser's clock; orders nothing
+    Column("surplus", Boolean, nullable=False),
+    Column("source", Words),
+    Column("at", Moment, nullable=False),
+    Index(None, "set_id", "labeler_id", "again", "number"),
+)
+
+assignment = Table(
+    "assignment",
+    metadata,
+    Column("set_id", Words, ForeignKey("comparison_set.set_id"), primary_key=True),
+    Column("labeler_id", Words, ForeignKey("labeler.labeler_id"), primary_key=True),
+    Column("again", Boolean, primary_key=True),
+    Column(
+        "state",
+        Text,
+        CheckConstraint("state IN ('open', 'submitted', 'skipped', 'expired', 'released')", name="state"),
+        nullable=False,
+    ),
+    Column("leased_at", Moment, nullable=False),
+    Column("lease_until", Moment, nullable=False),
+    Column("reason", Words),
+    Column("event", Number, ForeignKey("ranking_event.number"), index=True),
+    Index(None, "labeler_id", "state"),
+    Index(None, "state", "lease_until"),
+)
+
+draft = Table(
+    "draft",
+    metadata,
+    Column("set_id", Words, ForeignKey("comparison_set.set_id"), primary_key=True),
+    Column("labeler_id", Words, ForeignKey("labeler.labeler_id"), primary_key=True),
+    Column("body", Json, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+
+# ---- what end users, and labelers who write, leave
+
+rating_event = Table(
+    "rating_event",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("user_id", Words, nullable=False, index=True),
+    Column("prompt_id", Words, ForeignKey("prompt.prompt_id"), nullable=False, index=True),
+    Column("answer", Text, nullable=False),  # the hash of the completion: one live vote of a user on an answer
+    Column("label", Boolean, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("extra", Json, nullable=False),
+    Column("completion", Words, nullable=False),
+    Index(None, "user_id", "prompt_id", "answer", "number"),
+)
+
+edit_event = Table(
+    "edit_event",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("user_id", Words, index=True),
+    Column("event", Number, ForeignKey("ranking_event.number"), index=True),
+    Column("prompt_id", Words, ForeignKey("prompt.prompt_id"), nullable=False, index=True),
+    Column("at", Moment, nullable=False),
+    Column("original", Words),
+    Column("edited", Words, nullable=False),
+)
+
+# ---- which data set held which set, so that an erasure can name what has seen it
+
+seen_by_version = Table(
+    "seen_by_version",
+    metadata,
+    Column("data_hash", Text, primary_key=True),
+    Column("set_id", Words, primary_key=True, index=True),
+    Column("version", Words, primary_key=True),
+    Column("at", Moment, nullable=False),
+)

@@ -1,0 +1,57 @@
+"""The store: the only thing that writes what people did. What it has acknowledged is on the disk.
+
+    with Store.open(project) as store:
+        store.add_sets(read_jsonl("sets.jsonl", ComparisonSet))
+        ann = store.add_labeler("Ann")
+        claim = Queue(store).claim(ann.labeler_id)
+
+Its chapters lie beside it: `sets`, `sign_in`, `rankings`, `users`; what they stand on is in `database`.
+"""
+
+from __future__ import annotations
+
+from plumbline.feedback.database import Clock
+from plumbline.feedback.places import Overlap, Progress
+from plumbline.feedback.rankings import Exclusion, Past, Rankings, Receipt, Submission, Written
+from plumbline.feedback.sets import Added, Instruction, Ranks, Sets
+from plumbline.feedback.sign_in import Labeler, Role, SignIn
+from plumbline.feedback.users import Edit, Erased, Users
+
+__all__ = [
+    "Added",
+    "Clock",
+    "Edit",
+    "Erased",
+    "Exclusion",
+    "Instruction",
+    "Labeler",
+    "Overlap",
+    "Past",
+    "Progress",
+    "Ranks",
+    "Receipt",
+    "Role",
+    "Store",
+    "Submission",
+    "Written",
+]
+
+
+class Store(Sets, SignIn, Rankings, Users):
+    """All that people said, in one database."""
+
+    def overlap(self) -> Overlap:
+        """How many people rank each set, as it was last set."""
+        raise NotImplementedError
+
+    def set_overlap(self, overlap: Overlap) -> None:
+        """Changes it from now on, in every process."""
+        raise NotImplementedError
+
+    def progress(self, *, criterion: str | None = None) -> Progress:
+        """How many sets stand where."""
+        raise NotImplementedError
+
+    def rebuild(self) -> int:
+        """Makes what is derived again from the events; returns how many rows were not as they should be."""
+        raise NotImplementedError
