@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plumbline.formats import as_comparison, as_demonstration, as_rating, read_comparisons, read_ratings
-from plumbline.errors import BadRecord
-from plumbline.records import Pair, Ranking
+from plumbline.errors import BadRecord, UserError
+from plumbline.formats import (
+    AnyLine,
+    as_comparison,
+    as_demonstration,
+    as_rankings,
+    as_rating,
+    read_comparisons,
+    read_lines,
+    read_ratings,
+)
+from plumbline.records import ComparisonSet, Demonstration, Pair, Ranking, Rating, Record
 
 ASKED = "My house is too hot. What can I do?"
 USER = {"role": "user", "content": ASKED}
@@ -180,3 +192,159 @@ def test_several_files_are_read_one_after_the_other(tmp_path: Path) -> None:
     for path in paths:
         path.write_text(json.dumps({"prompt": path.stem, "completion": "x", "label": False}) + "\n")
     assert [rating.prompt for rating in read_ratings(paths, [])] == ["a", "b"]
+
+
+# ---- OASST trees
+
+
+def message(name: str, role: str, **rest: Any) -> dict[str, Any]:
+    return {"message_id": name, "role": role, "text": f"text of {name}", **rest}
+
+
+def tree(*replies: dict[str, Any], **prompt: Any) -> dict[str, Any]:
+    return {"message_tree_id": "t", "prompt": message("root", "prompter", replies=list(replies), **prompt)}
+
+
+def answer(name: str, rank: int | None, **rest: Any) -> dict[str, Any]:
+    return message(name, "assistant", rank=rank, **rest)
+
+
+def test_a_tree_is_a_ranking_for_each_prompt_with_two_ranked_replies() -> None:
+    follow_up = message("q", "prompter", replies=[answer("c", 1), answer("d", 0)])
+    alone = message("r", "prompter", replies=[answer("e", 0)])
+    first, second = as_rankings(tree(answer("a", 1, replies=[follow_up, alone]), answer("b", 0)))
+    assert (first.set_id, first.prompt, first.completions, first.ranks) == (
+        "root",
+        [{"role": "user", "content": "text of root"}],
+        ("text of a", "text of b"),
+        (2, 1),
+    )
+    assert [turn["content"] for turn in second.prompt if isinstance(turn, dict)] == [
+        "text of root",
+        "text of a",
+        "text of q",
+    ]
+    assert (second.set_id, second.completions, second.ranks) == ("q", ("text of c", "text of d"), (2, 1))
+    assert {first.labeler_id, second.labeler_id} == {"oasst"}
+
+
+def test_what_is_deleted_synthetic_or_unranked_is_left_out_and_what_was_refused_is_flagged() -> None:
+    below = message("q", "prompter", replies=[answer("x", 0), answer("y", 1)])
+    (ranking,) = as_rankings(
+        tree(
+            answer("a", 3),
+            answer("deleted", 0, deleted=True, replies=[below]),
+            answer("made up", 1, synthetic=True),
+            answer("refused", None, review_result=False),
+            answer("new", None),
+            answer("b", 2, review_result=False),
+        )
+    )
+    assert ranking.completions == ("text of a", "text of refused", "text of b")
+    assert (ranking.ranks, ranking.flags) == ((2, None, 1), (False, True, False))
+    assert as_rankings(tree(answer("a", 0), answer("refused", None, review_result=False))) == []
+
+
+def ranking_event(user: str | None, *order: str, **rest: Any) -> dict[str, Any]:
+    return {"type": "ranking", "user_id": user, "ranked_message_ids": list(order), **rest}
+
+
+def test_each_labeler_of_a_tree_keeps_an_own_ranking() -> None:
+    events = [ranking_event("ann", "b", "a"), ranking_event(None, "a", "b"), ranking_event("eve", not_rankable=True)]
+    found = as_rankings(tree(answer("a", 0), answer("b", 1), events={"ranking": events, "emoji": [{"emoji": "+1"}]}))
+    assert {each.labeler_id: each.ranks for each in found} == {"ann": (2, 1), "oasst-2": (1, 2), "eve": (None, None)}
+
+
+def test_labelers_that_saw_other_replies_count_by_the_merged_ranks() -> None:
+    events = [ranking_event("ann", "b", "a"), ranking_event("bob", "a")]
+    (merged,) = as_rankings(tree(answer("a", 0), answer("b", 1), events={"ranking": events}))
+    assert (merged.labeler_id, merged.ranks) == ("oasst", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"message_tree_id": "t"}, "`prompt` is missing"),
+        (tree({"role": "assistant", "text": "x"}), "`prompt`, `replies`, entry 1, `message_id` is missing"),
+        (tree(message("a", "robot")), "`role` is 'robot': it must be 'prompter' or 'assistant'"),
+        (tree(answer("a", 0), answer("b", -1)), "holds 0: the best rank is 1"),
+        (message("a", "assistant", parent_id="b"), "take the file with the trees"),
+        ({"prompt": "Hi", "completion": "Ho", "model": "m", "finish_reason": "stop"}, "which nobody has judged"),
+    ],
+)
+def test_what_is_wrong_with_a_line_of_any_shape_is_said(tmp_path: Path, line: dict[str, Any], reason: str) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text(json.dumps({"prompt": "Hi", "chosen": "a", "rejected": "b"}) + "\n" + json.dumps(line))
+    left_out: list[str] = []
+    assert len(list(read_lines([path], AnyLine, left_out))) == 1
+    assert len(left_out) == 1 and left_out[0].startswith(f"{path}:2: ") and reason in left_out[0]
+
+
+def test_real_trees_hold_the_pairs_that_were_counted_elsewhere() -> None:
+    folder = os.environ.get("PLUMBLINE_TEST_DATA")
+    if not folder:
+        pytest.skip("PLUMBLINE_TEST_DATA names no folder with real data")
+    left_out: list[str] = []
+    rankings = [
+        each
+        for each in read_comparisons([Path(folder) / "oasst_trees" / "trees.jsonl"], left_out)
+        if isinstance(each, Ranking)
+    ]
+    ranked = [[rank for rank in each.ranks if rank is not None] for each in rankings]
+    assert left_out == []
+    assert sum(a != b for ranks in ranked for a, b in combinations(ranks, 2)) == 417
+
+
+# ---- any shape, in any container
+
+LINES: list[tuple[dict[str, Any], type[Record]]] = [
+    ({"prompt": "Hi", "chosen": "a", "rejected": "b"}, Pair),
+    ({"prompt": "Hi", "set_id": "1", "completions": [{"text": "a"}, {"text": "b"}]}, ComparisonSet),
+    ({"prompt": "Hi", "completion": "Ho", "label": True}, Rating),
+    ({"prompt": "Hi", "completion": "Ho"}, Demonstration),
+    (tree(answer("a", 1), answer("b", 0)), Ranking),
+]
+
+
+def kinds(path: Path) -> list[type[Record]]:
+    left_out: list[str] = []
+    found = [type(record) for line in read_lines([path], AnyLine, left_out) for record in line.records]
+    assert left_out == []
+    return found
+
+
+def test_the_shape_is_told_by_the_fields_also_in_a_packed_file_and_in_a_folder(tmp_path: Path) -> None:
+    text = "".join(json.dumps(line) + "\n" for line, _ in LINES)
+    packed = tmp_path / "lines.jsonl.gz"
+    packed.write_bytes(gzip.compress(text.encode()))
+    wanted = [kind for _, kind in LINES]
+    assert kinds(packed) == wanted
+    (tmp_path / "README.md").write_text("# Card\n")
+    (tmp_path / "more.jsonl").write_text(text)
+    assert kinds(tmp_path) == wanted * 2
+
+
+def test_a_parquet_file_is_read_and_its_empty_cells_are_no_fields(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    good = {"prompt": [USER], "chosen": "a", "rejected": "b", "margin": None, "split": None}
+    rows = [good, {**good, "rejected": "a"}, {**good, "prompt": [{**USER, "name": "ann"}], "margin": 0.5}]
+    path = tmp_path / "pairs.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    left_out: list[str] = []
+    first, second = read_comparisons([path], left_out)
+    assert isinstance(first, Pair) and isinstance(second, Pair)
+    assert (first.margin, second.margin, first.prompt) == (1.0, 0.5, [USER])
+    assert len(left_out) == 1 and left_out[0].startswith(f"{path}:2: ")
+
+
+def test_a_damaged_container_is_named(tmp_path: Path) -> None:
+    packed, table, empty = tmp_path / "a.jsonl.gz", tmp_path / "a.parquet", tmp_path / "empty"
+    packed.write_bytes(gzip.compress(json.dumps(LINES[0][0]).encode() * 50)[:-12])
+    table.write_bytes(b"PAR1 and no more")
+    empty.mkdir()
+    for path, complaint in ((packed, "is damaged"), (table, "cannot be read as Parquet"), (empty, "holds no data")):
+        with pytest.raises(UserError, match=complaint) as error:
+            read_comparisons([path], [])
+        assert repr(str(path)) in str(error.value)

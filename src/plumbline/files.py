@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import codecs
 import fcntl
+import gzip
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from reprlib import Repr
 from secrets import token_hex
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from plumbline.errors import BadRecord, UserError
 
@@ -133,7 +135,7 @@ def read_jsonl(
     good, count, offset = 0, 0, 0
     first: list[BadLine] = []
     with open_to_read(path) as file:
-        for number, raw in enumerate(file, 1):
+        for number, raw in enumerate(lines_of(file, path), 1):
             line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and number == 1:
                 raise BadRecord(f"{str(path)!r} is UTF-16 text: save it as UTF-8")
@@ -161,9 +163,17 @@ def read_jsonl(
         raise BadRecord(f"{str(path)!r} holds no records: {why}")
 
 
-def open_to_read(path: Path) -> IO[bytes]:
+def lines_of(file: IO[bytes], path: Path) -> Iterator[bytes]:
     try:
-        return path.open("rb")
+        yield from file
+    except (EOFError, OSError, zlib.error) as error:
+        raise BadRecord(f"{str(path)!r} is damaged: {error}") from error
+
+
+def open_to_read(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked where its name ends in .gz."""
+    try:
+        return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
     except FileNotFoundError:
         beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         near = get_close_matches(path.name, beside, 1)

@@ -6,9 +6,14 @@
     HH-RLHF         {"chosen", "rejected"}, each a transcript with "Human:" and "Assistant:" turns
     LLaMA-Factory   {"instruction", "input", "history", "system"} with "output", "chosen" and "rejected", or "kto_tag";
                     {"conversations": [{"from", "value"}]} with the same; {"messages", "label"}
+    OASST           a tree of messages: a ranking for every prompt with two ranked replies. It is each labeler's where
+                    the tree has them, else the one they were merged into. Left out are deleted messages with all
+                    below them, and synthetic replies, whose ranks are a model's. A reply that has no rank and was
+                    refused in review is flagged
 
-A file is JSON Lines, or one JSON list as LLaMA-Factory writes it. A line that cannot be used is left out, with its
-place and its reason; the others go on.
+A file is JSON Lines (.jsonl, .jsonl.gz), one JSON list as LLaMA-Factory writes it (.json), Parquet, or a folder of
+them as the `datasets` library lays it out. Only a JSON list is held whole. A line that cannot be used is left out, with
+its place and its reason; the others go on.
 """
 
 from __future__ import annotations
@@ -18,13 +23,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, model_validator
 
-from plumbline.errors import BadRecord
+from plumbline.errors import BadRecord, UserError
 from plumbline.files import BadLine, open_to_read, parse, read_jsonl, shown
-from plumbline.records import Demonstration, Pair, Ranking, Rating
+from plumbline.records import ComparisonSet, Demonstration, Id, Message, Pair, Ranking, Rating, Record
 
 Line = Mapping[str, Any]
 R = TypeVar("R", bound=BaseModel)
@@ -46,57 +51,80 @@ SPEAKERS = {
 
 
 class ComparisonLine(BaseModel):
-    """A line that says which answers are better than which."""
+    """A line that says which answers are better than which; a tree says it of several sets."""
 
-    record: Ranking | Pair
+    records: tuple[Ranking | Pair, ...]
 
     @model_validator(mode="before")
     @classmethod
     def _translate(cls, line: Line) -> Line:
-        return {"record": as_comparison(line)}
+        return {"records": as_rankings(line) if is_tree(line) else [as_comparison(line)]}
 
 
 class RatingLine(BaseModel):
     """A line with a thumb up or down."""
 
-    record: Rating
+    records: tuple[Rating, ...]
 
     @model_validator(mode="before")
     @classmethod
     def _translate(cls, line: Line) -> Line:
-        return {"record": as_rating(line)}
+        return {"records": [as_rating(line)]}
 
 
 class DemonstrationLine(BaseModel):
     """A line with an answer to learn."""
 
-    record: Demonstration
+    records: tuple[Demonstration, ...]
 
     @model_validator(mode="before")
     @classmethod
     def _translate(cls, line: Line) -> Line:
-        return {"record": as_demonstration(line)}
+        return {"records": [as_demonstration(line)]}
+
+
+class AnyLine(BaseModel):
+    """A line of any shape, or a set to rank: its fields tell which."""
+
+    records: tuple[Record, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _translate(cls, line: Line) -> Line:
+        return {"records": as_rankings(line) if is_tree(line) else [as_record(line)]}
 
 
 def read_comparisons(paths: Iterable[str | Path], left_out: list[str]) -> list[Ranking | Pair]:
-    return [line.record for line in read_lines(paths, ComparisonLine, left_out)]
+    return [record for line in read_lines(paths, ComparisonLine, left_out) for record in line.records]
 
 
 def read_ratings(paths: Iterable[str | Path], left_out: list[str]) -> list[Rating]:
-    return [line.record for line in read_lines(paths, RatingLine, left_out)]
+    return [record for line in read_lines(paths, RatingLine, left_out) for record in line.records]
 
 
 def read_demonstrations(paths: Iterable[str | Path], left_out: list[str]) -> list[Demonstration]:
-    return [line.record for line in read_lines(paths, DemonstrationLine, left_out)]
+    return [record for line in read_lines(paths, DemonstrationLine, left_out) for record in line.records]
 
 
 def read_lines(paths: Iterable[str | Path], kind: type[R], left_out: list[str]) -> Iterator[R]:
     """The good lines of the files; each bad one adds its place and reason to `left_out`."""
     for path in map(Path, paths):
-        if is_list(path):
-            yield from read_list(path, kind, left_out)
+        if path.is_dir():
+            yield from read_lines(files_of(path), kind, left_out)
+        elif path.suffix == ".parquet":
+            yield from read_entries(path, parquet_rows(path), kind, left_out)
+        elif is_list(path):
+            yield from read_entries(path, list_entries(path), kind, left_out)
         else:
             yield from read_jsonl(path, kind, on_bad=lambda bad: left_out.append(str(bad)))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The data files of a folder, in the order of their names."""
+    found = sorted(path for path in folder.rglob("*") if path.name.endswith((".parquet", ".jsonl", ".jsonl.gz")))
+    if not found:
+        raise UserError(f"{str(folder)!r} holds no data: it needs files that end in .parquet, .jsonl or .jsonl.gz")
+    return found
 
 
 def is_list(path: Path) -> bool:
@@ -104,11 +132,32 @@ def is_list(path: Path) -> bool:
         return path.suffix == ".json" and file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
-def read_list(path: Path, kind: type[R], left_out: list[str]) -> Iterator[R]:
+def list_entries(path: Path) -> Iterator[Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+        yield from json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise BadRecord(f"{str(path)!r} begins like a JSON list and is none: {error}") from error
+
+
+def parquet_rows(path: Path) -> Iterator[Any]:
+    """The rows, a thousand in memory at a time. A column that is empty in a row is no field of it."""
+    from pyarrow import ArrowException, parquet
+
+    with open_to_read(path) as file:
+        try:
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1000):
+                yield from map(without_empty, batch.to_pylist())
+        except (ArrowException, OSError) as error:
+            raise BadRecord(f"{str(path)!r} cannot be read as Parquet: {error}") from error
+
+
+def without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_empty(each) for key, each in value.items() if each is not None}
+    return [without_empty(each) for each in value] if isinstance(value, list) else value
+
+
+def read_entries(path: Path, entries: Iterable[Any], kind: type[R], left_out: list[str]) -> Iterator[R]:
     for number, entry in enumerate(entries, 1):
         try:
             yield parse(kind, entry)
@@ -117,6 +166,23 @@ def read_list(path: Path, kind: type[R], left_out: list[str]) -> Iterator[R]:
 
 
 # ---- one line
+
+
+def as_record(line: Line) -> Record:
+    """The record in a line of any shape but a tree's, which holds several."""
+    if "chosen" in line or "rejected" in line or "ranks" in line:
+        return as_comparison(line)
+    if "completions" in line:
+        return parse(ComparisonSet, line)
+    if "label" in line or "kto_tag" in line:
+        return as_rating(line)
+    if "finish_reason" in line:
+        raise BadRecord(
+            "is an answer of a model, which nobody has judged: `plumb sample` makes sets to rank of prompts"
+        )
+    if "message_id" in line:
+        raise BadRecord("is one message of an OASST file: take the file with the trees, where each line has them all")
+    return as_demonstration(line)
 
 
 def as_comparison(line: Line) -> Ranking | Pair:
@@ -245,3 +311,101 @@ def transcript(text: str) -> list[dict[str, str]]:
     _, *parts = TURN.split(text)
     roles = {"Human": "user", "Assistant": "assistant"}
     return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+# ---- OASST trees
+
+
+class RankingEvent(BaseModel):
+    """One labeler's ranking of the replies to a message, the best first."""
+
+    user_id: Id | None = None
+    ranked_message_ids: list[str] = []
+    ranks: dict[str, int | None] | None = None
+    """Ours: the same with ties, and with None for a reply that makes no sense. Others have no place for those."""
+    not_rankable: bool | None = None
+
+
+class Events(BaseModel):
+    ranking: list[RankingEvent] = []
+
+
+class Node(BaseModel):
+    """A message of a tree and the replies to it."""
+
+    message_id: Id
+    text: str
+    role: Literal["prompter", "assistant"]
+    rank: int | None = None
+    """0 is the best."""
+    review_result: bool | None = None
+    deleted: bool | None = None
+    synthetic: bool | None = None
+    replies: list[Node] | None = None
+    events: Events | None = None
+    # ours, where we wrote the tree
+    set_id: Id | None = None
+    prompt_id: Id | None = None
+    instruction_version: Id | None = None
+    split: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        return self.review_result is False and self.rank is None
+
+
+class Tree(BaseModel):
+    prompt: Node
+
+
+def is_tree(line: object) -> bool:
+    return isinstance(line, Mapping) and "message_tree_id" in line
+
+
+def as_rankings(line: Line) -> list[Ranking]:
+    """What the tree says of the replies to each of its prompts, those nearest the root first."""
+    found: list[Ranking] = []
+    waiting: list[tuple[Node, list[Message]]] = [(parse(Tree, line).prompt, [])]
+    for node, before in waiting:  # which grows as we go down
+        if node.deleted:
+            continue
+        asks = node.role == "prompter"
+        turns = [*before, Message(role="user" if asks else "assistant", content=node.text)]
+        found += rankings_of(node, turns) if asks else []
+        waiting += [(reply, turns) for reply in node.replies or ()]
+    return found
+
+
+def rankings_of(node: Node, prompt: list[Message]) -> list[Ranking]:
+    """Nothing where fewer than two replies have ranks."""
+    there = [reply for reply in node.replies or () if not reply.deleted and not reply.synthetic]
+    judged = [reply for reply in there if reply.rank is not None or reply.refused]
+    votes: dict[str, list[int | None] | None] = {
+        event.user_id or f"oasst-{number}": order_of(event, judged)
+        for number, event in enumerate(node.events.ranking if node.events else (), 1)
+    }
+    if not votes or None in votes.values():
+        votes = {"oasst": [None if reply.rank is None else reply.rank + 1 for reply in judged]}
+        judged = judged if sum(reply.rank is not None for reply in judged) > 1 else []
+    if len(judged) < 2:
+        return []
+    said = {
+        "set_id": node.set_id or node.message_id,
+        "prompt_id": node.prompt_id,
+        "prompt": prompt,
+        "completions": [reply.text for reply in judged],
+        "instruction_version": node.instruction_version or "oasst",
+        "split": node.split,
+    }
+    return [
+        parse(Ranking, {**said, "ranks": ranks, "flags": [rank is None for rank in ranks or ()], "labeler_id": labeler})
+        for labeler, ranks in votes.items()
+    ]
+
+
+def order_of(event: RankingEvent, replies: Sequence[Node]) -> list[int | None] | None:
+    """The rank of each reply; None where the labeler saw others than these."""
+    if event.not_rankable:
+        return [None] * len(replies)
+    ranks = event.ranks or {name: place for place, name in enumerate(event.ranked_message_ids, 1)}
+    return [ranks[reply.message_id] for reply in replies] if all(each.message_id in ranks for each in replies) else None
