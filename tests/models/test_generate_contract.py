@@ -11,9 +11,10 @@ import pytest
 from contract import Subject
 from fake_server import FakeServer, speak
 
+from plumbline.models.best import BestOf
 from plumbline.models.engines import open_local
 from plumbline.models.remote import RemoteChat
-from plumbline.models.scripted import Scripted, count_tokens, prompt_text
+from plumbline.models.scripted import Scripted, ScriptedScore, count_tokens, prompt_text
 
 
 def _script() -> Scripted:
@@ -24,6 +25,11 @@ def _script() -> Scripted:
         return [f"{word}, you said “{asked}” and this is a longer answer to it." for word in ("Well", "Yes", "Hm")]
 
     return Scripted(answers)
+
+
+def _chosen() -> BestOf:
+    """The better of two of the script's answers, judged by what an answer cut short still has: its beginning."""
+    return BestOf(_script(), ScriptedScore(lambda _, answer: ord(answer[0])), 2)
 
 
 @contextmanager
@@ -45,6 +51,7 @@ SUBJECTS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[Sub
     "openai": lambda _: _remote("openai", seeded=True),
     "openai, one choice a request": lambda _: _remote("openai", seeded=True, several=False),
     "anthropic": lambda _: _remote("anthropic", seeded=False),
+    "best of two": lambda _: nullcontext(Subject(_chosen(), count=count_tokens)),
     "transformers engine": lambda request: _local(request, "transformers"),
     "openvino engine": lambda request: _local(request, "openvino"),
 }

@@ -151,7 +151,9 @@ class Generate(Protocol):
     """Prompts in, for each prompt its samples out. Fake: `plumbline.models.scripted.Scripted`."""
 
     name: str
-    speed: Speed
+
+    @property
+    def speed(self) -> Speed: ...
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling = ...) -> list[list[Completion]]: ...
 
