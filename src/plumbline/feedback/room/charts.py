@@ -36,7 +36,7 @@ def bar(title: str, parts: Sequence[Part]) -> Markup:
             )
         )
         begin += width
-    return svg("bar", title, f"Of {total}: {said}.", Markup("").join(stretches))
+    return svg("stack", title, f"Of {total}: {said}.", Markup("").join(stretches))
 
 
 def interval(
