@@ -10,6 +10,7 @@ import pytest
 from typer.testing import Result
 
 from cli.conftest import read_lines, write_script
+from plumbline.models.score import load_scorer
 from plumbline.records import Generated, prompt_id, read_jsonl
 
 Plumb = Callable[..., Result]
@@ -177,6 +178,64 @@ def test_a_full_disk_is_one_message(plumb: Plumb, script: str, prompts: Path) ->
     assert (result.exit_code, result.stderr) == (2, "plumb: cannot write to '/dev/full': No space left on device\n")
 
 
+# ---- the best of several
+
+
+@pytest.fixture
+def judge(tiny_model: Callable[[str], Path]) -> Path:
+    return tiny_model("bert-classifier")
+
+
+def test_the_best_of_n_is_written_with_its_score_and_how_it_was_chosen(
+    plumb: Plumb, script: str, prompts: Path, judge: Path
+) -> None:
+    args = ["generate", "--prompts", prompts, "--model", script, "--out"]
+    plumb(*args, "all.jsonl", "--n", 2)
+    result = plumb(*args, "best.jsonl", "--best-of", 2, "--by", judge, "--label", "nothate")
+    assert result.exit_code == 0, result.stderr
+    drawn = read_lines(Path("all.jsonl"))
+    scorer = load_scorer(str(judge), "nothate")
+    scores = scorer([each["prompt"] for each in drawn], [each["completion"] for each in drawn])
+    for place, record in enumerate(read_lines(Path("best.jsonl"))):
+        first, second = scores[2 * place : 2 * place + 2]
+        expected = {**drawn[2 * place + (second > first)], "score": pytest.approx(max(first, second), abs=1e-5)}
+        expected["model"] = f"{script}, best of 2 by {scorer.name}"
+        expected["sampling"] = {**DRAWN, "best_of": 2, "by": scorer.name}
+        assert record == expected
+    assert plumb("score", "best.jsonl", "--model", judge, "--out", "scored.jsonl").exit_code == 0
+
+
+def test_one_best_answer_is_shown_with_its_score(plumb: Plumb, script: str, judge: Path) -> None:
+    args = ["generate", "--prompt", "Hi", "--model", script, "--best-of", 2, "--by", judge, "--label", "nothate"]
+    (record,) = json.loads(plumb(*args, "--json").stdout)
+    shown = plumb(*args)
+    assert shown.stdout == record["completion"] + "\n"
+    assert f"best of 2 by {judge}:nothate, 1 tokens in" in shown.stderr
+    assert f"score {record['score']:.3g}, seed 0, ended by stop" in shown.stderr
+    assert "answer 1" not in shown.stderr
+
+
+def test_a_scorer_that_is_not_known_is_named(plumb: Plumb, script: str) -> None:
+    result = plumb("generate", "--prompt", "Hi", "--model", script, "--best-of", 4, "--by", "no such judge")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("plumb: 'no such judge' is no model that is known")
+
+
+def test_choosing_goes_on_where_it_stopped_and_does_not_mix(
+    plumb: Plumb, script: str, prompts: Path, judge: Path, tmp_path: Path
+) -> None:
+    args = ["generate", "--prompts", prompts, "--model", script, "--by", judge, "--label", "nothate"]
+    assert plumb(*args, "--best-of", 2, "--out", "whole.jsonl").exit_code == 0
+    lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    (tmp_path / "torn.jsonl").write_bytes(lines[0] + lines[1][:50])
+    assert plumb(*args, "--best-of", 2, "--out", "torn.jsonl").exit_code == 0
+    assert (tmp_path / "torn.jsonl").read_bytes() == b"".join(lines)
+    other = plumb(*args, "--best-of", 3, "--out", "whole.jsonl")
+    assert other.exit_code == 2 and "best of 3 by" in other.stderr
+    assert (tmp_path / "whole.jsonl").read_bytes() == b"".join(lines)
+
+
 # ---- what is asked for wrongly
 
 
@@ -185,6 +244,7 @@ def test_a_full_disk_is_one_message(plumb: Plumb, script: str, prompts: Path) ->
     [
         ([], "give either --prompt TEXT or --prompts FILE"),
         (["--prompt", "Hi", "--prompts", "p.txt"], "give either --prompt TEXT or --prompts FILE"),
+        (["p.txt"], "'p.txt' stands alone: write --prompts before a file, --prompt before a text"),
         (["--prompt", "  "], "the prompt is '  ': give it some text"),
         (["--prompts", "nothing.txt"], "'nothing.txt': No such file or directory"),
         (["--prompts", "empty.txt"], "'empty.txt' holds no prompt: put one on each line"),
@@ -195,6 +255,14 @@ def test_a_full_disk_is_one_message(plumb: Plumb, script: str, prompts: Path) ->
         (["--prompts", "talk.jsonl", "--raw"], "--raw sends plain text"),
         (["--prompt", "Hi", "--raw", "--system", "Be brief."], "--raw sends plain text"),
         (["--prompt", "Hi", "--out", "."], "'.' is a folder: name a file"),
+        (["--prompt", "Hi", "--best-of", "4"], "--best-of N and --by SCORER belong together: give both, or neither"),
+        (["--prompt", "Hi", "--by", "judge"], "--best-of N and --by SCORER belong together: give both, or neither"),
+        (["--prompt", "Hi", "--label", "1"], "--label and --reads say how --by scores, and nothing is scored"),
+        (["--prompt", "Hi", "--best-of", "0", "--by", "judge"], "--best-of is 0: choose among at least 1 answer"),
+        (
+            ["--prompt", "Hi", "--best-of", "4", "--by", "judge", "--temperature", "0"],
+            "--temperature is 0, so all answers to a prompt would be the same: raise it",
+        ),
         (
             ["--prompt", "Hi", "--model", "smolm2-135m"],
             "'smolm2-135m' is no model that is known here. Near to it: smollm2",
@@ -230,8 +298,19 @@ def test_a_prompt_too_long_is_named_before_any_work(plumb: Plumb, tiny_llama: Pa
     ]
     result = plumb(*args, "--out", "out.jsonl")
     assert result.exit_code == 2
-    assert result.stderr.startswith("plumb: prompt 'long' has ")
+    assert result.stderr.startswith("plumb: prompt 'long' (line 2 of 'p.jsonl') has ")
     assert "tokens and the model's window leaves room for 511" in result.stderr
     assert not (tmp_path / "out.jsonl").exists()
     assert plumb(*args, "--truncate", "--out", "out.jsonl").exit_code == 0
     assert [each["prompt_id"] for each in read_lines(tmp_path / "out.jsonl")] == ["short", "long"]
+
+
+def test_a_line_of_text_too_long_is_named_by_its_place(plumb: Plumb, tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfHi\n\n" + b"knock " * 600 + b"\n")
+    result = plumb("generate", "--prompts", "p.txt", "--model", tiny_llama, "--engine", "transformers")
+    assert result.exit_code == 2
+    assert "(line 3 of 'p.txt') has " in result.stderr
+    (tmp_path / "short.txt").write_bytes(b"\xef\xbb\xbfHi\n")
+    args = ["--model", tiny_llama, "--engine", "transformers", "--max-new-tokens", 1]
+    (record,) = plumb("generate", "--prompts", "short.txt", *args).stdout.splitlines()
+    assert json.loads(record)["prompt"] == "Hi"

@@ -17,11 +17,20 @@ ANSWERS_AT_ONCE = 32
 
 
 def answer_all(
-    model: Generate, prompts: Sequence[PromptRecord], sampling: Sampling, *, there: int, output: Output
+    model: Generate,
+    prompts: Sequence[PromptRecord],
+    sampling: Sampling,
+    *,
+    there: int,
+    output: Output,
+    best_of: int = 1,
 ) -> Iterator[tuple[PromptRecord, list[Completion]]]:
-    """Each prompt with its answers. `there` prompts are in `output` already; the caller writes the others to it."""
+    """Each prompt with its answers. `there` prompts are in `output` already; the caller writes the others to it.
+
+    Where the model chooses each answer, `best_of` says among how many.
+    """
     total, done = there + len(prompts), there
-    size = max(1, ANSWERS_AT_ONCE // sampling.n)
+    size = max(1, ANSWERS_AT_ONCE // (sampling.n * best_of))
     try:
         with progress(model.name, total=total, done=there, unit="prompts") as advance:
             for begin in range(0, len(prompts), size):

@@ -18,7 +18,8 @@ class Command(TyperCommand):
     """A command whose options stand under the headings that they name."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        arguments = [option for option in self.get_params(ctx) if option.param_type_name == "argument"]
+        options: list[Any] = self.get_params(ctx)
+        arguments = [each for each in options if each.param_type_name == "argument" and not each.hidden]
         return [
             "[OPTIONS]",
             *(called(argument) if argument.required else f"[{called(argument)}]" for argument in arguments),

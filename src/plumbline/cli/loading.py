@@ -10,7 +10,8 @@ from plumbline.cli.options import fields
 from plumbline.cli.terminal import waiting
 
 if TYPE_CHECKING:
-    from plumbline.models import EngineName, Generate
+    from plumbline.models import EngineName, Generate, Score
+    from plumbline.models import score as scorers
 
 PANEL = "Model"
 DEFAULT = fields("plumbline.project", "Config")["model"].default
@@ -44,6 +45,14 @@ Mode = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+Label = Annotated[
+    str | None,
+    typer.Option("--label", help="The class of the scorer whose log-odds are the score.", metavar="NAME"),
+]
+Reads = Annotated[
+    str | None,
+    typer.Option("--reads", help="What the scorer was trained on: completion, or pair.", metavar="WHAT"),
+]
 
 
 def named(given: str | None) -> str:
@@ -60,3 +69,11 @@ def open_model(name: str, engine: str, mode: str | None) -> Generate:
 
     with waiting(f"loading {name}"):
         return load(name, engine=cast("EngineName", engine), mode=mode)  # `load` names the engines it has
+
+
+def open_scorer(name: str, label: str | None, reads: str | None) -> Score:
+    """The classifier or reward model, in the same way."""
+    from plumbline.models.score import load_scorer
+
+    with waiting(f"loading {name}"):
+        return load_scorer(name, label, reads=cast("scorers.Reads | None", reads))  # which names what it knows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plumbline.cli.terminal import waiting
-from plumbline.errors import UserError
+from plumbline.errors import PromptTooLong, UserError
 
 if TYPE_CHECKING:
     from plumbline.models import Sampling
@@ -47,7 +47,7 @@ def read_prompts(path: Path) -> list[PromptRecord]:
 
 def read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of the first prompt
     except UnicodeDecodeError as error:
         raise UserError(f"{str(path)!r} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
 
@@ -79,13 +79,36 @@ def tokenizer_of(model: str) -> Tokenizer | None:
         return Tokenizer(source.folder) if source.kind == "folder" else None
 
 
-def check_fit(tokenizer: Tokenizer | None, prompts: Sequence[PromptRecord], sampling: Sampling) -> None:
-    """Refuses a prompt that is too long before any time is spent, and names it. An endpoint judges for itself."""
+def check_fit(
+    tokenizer: Tokenizer | None, prompts: Sequence[PromptRecord], sampling: Sampling, path: Path | None = None
+) -> None:
+    """Refuses a prompt that is too long before any time is spent, and names it and its line in the file `path`.
+
+    An endpoint judges for itself.
+    """
     from plumbline.models.decoding import fit_prompt
 
-    if tokenizer is not None:
-        for record in prompts:
-            fit_prompt(tokenizer, record.prompt, sampling, f"prompt {record.prompt_id!r}")
+    if tokenizer is None:
+        return
+    for record in prompts:
+        try:
+            fit_prompt(tokenizer, record.prompt, sampling)
+        except PromptTooLong as error:
+            line = f" (line {line_of(record.prompt_id, path)} of {str(path)!r})" if path is not None else ""
+            raise PromptTooLong(error.tokens, error.limit, f"prompt {record.prompt_id!r}{line}") from None
+
+
+def line_of(prompt_id: str, path: Path) -> int:
+    """The line of a file, known to be good, on which that prompt stands first."""
+    from plumbline.files import parse_line
+    from plumbline.records import PromptRecord
+
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if text := line.strip():
+            record = one_prompt(text) if path.suffix == ".txt" else parse_line(text.encode(), PromptRecord, 0)
+            if record.prompt_id == prompt_id:
+                return number
+    raise AssertionError(f"{prompt_id!r} is not in {str(path)!r}")
 
 
 def sent_text(tokenizer: Tokenizer | None, prompt: PromptRecord, sampling: Sampling) -> str:

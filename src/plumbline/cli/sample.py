@@ -54,7 +54,7 @@ def sample(
         raise UserError("--temperature is 0, so all answers to a prompt would be the same: raise it")
     asked = [frame(record, system=system, raw=raw) for record in read_prompts(prompts)]
     output = Output(out, force=force)
-    check_fit(tokenizer_of(model), asked, drawn)
+    check_fit(tokenizer_of(model), asked, drawn, prompts)
     generator = open_model(model, engine, mode)
     settings = as_settings(drawn, raw=raw)
     project = Project.find()

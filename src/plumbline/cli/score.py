@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plumbline.cli.loading import Label, Reads, open_scorer
 from plumbline.cli.output import Force, Output
-from plumbline.cli.terminal import AsJson, print_json, progress, screen, table, waiting
+from plumbline.cli.terminal import AsJson, print_json, progress, screen, table
 from plumbline.errors import UserError
 
 if TYPE_CHECKING:
     from plumbline.cli.scored import Scored
-    from plumbline.models.score import Reads
 
 AT_ONCE = 64
 """Answers of one call."""
@@ -31,13 +31,8 @@ def score(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the lines with their scores here.", metavar="FILE")
     ] = None,
-    label: Annotated[
-        str | None, typer.Option("--label", help="The class whose log-odds are the score.", metavar="NAME")
-    ] = None,
-    reads: Annotated[
-        str | None,
-        typer.Option("--reads", help="What it was trained on: completion, or pair.", metavar="WHAT"),
-    ] = None,
+    label: Label = None,
+    reads: Reads = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -47,13 +42,11 @@ def score(
     added: to --out, with a summary on the screen, or to stdout. Stopped in between, the same command goes on.
     """
     from plumbline.cli.scored import Scored
-    from plumbline.models.score import load_scorer
     from plumbline.records import read_jsonl
 
     lines = list(read_jsonl(data, Scored))
     output = Output(out, force=force)
-    with waiting(f"loading {model}"):
-        scorer = load_scorer(model, label, reads=cast("Reads | None", reads))  # which names what it knows
+    scorer = open_scorer(model, label, reads)
     there = scored_lines(output, lines, scorer.name)
     scores = [line.score for line in there if line.score is not None]
     try:
