@@ -16,12 +16,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumbline.errors import BadModel, UserError
-from plumbline.models.families import quiet
-from plumbline.models.grouped import decoder_layers
+from plumbline.models.families import load_causal, quiet
+from plumbline.models.grouped import decoder_layers, works
+from plumbline.models.lora import adapted_linear
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +74,9 @@ class Hats:
         name_of = {module: name for name, module in model.named_modules()}
         self._list_name = name_of[self._layers[0]].split(".")[-2]  # "layers", or "h" in GPT-2
         linear = [module for layer in self._layers for module in layer.modules() if _is_linear(module)]
-        self._linear = sorted({name_of[module].rpartition(".")[2] for module in linear})
+        self._linear = linear
+        self._targets = sorted({name_of[module].rpartition(".")[2] for module in linear})
+        self._rounded = False
         self._transposed = any(isinstance(module, Conv1D) for module in linear)
         model.hats = self
 
@@ -87,7 +91,7 @@ class Hats:
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT multiplies by it, whatever number it is
             lora_dropout=lora.dropout,
-            target_modules=self._linear,
+            target_modules=self._targets,
             layers_to_transform=list(range(count - lora.top_layers, count)) if lora.top_layers else None,
             layers_pattern=self._list_name if lora.top_layers else None,
             fan_in_fan_out=self._transposed,
@@ -134,6 +138,17 @@ class Hats:
         finally:
             self._wear(before)
 
+    def round_base(self, dtype: torch.dtype) -> None:
+        """Holds the matrices of the decoder blocks in `dtype`, the one that autocast turns them into anyway.
+
+        Autocast would convert a frozen weight anew in every pass; the results are the same to the bit. What is
+        exported is merged into the weights as they were. From here on the model computes under autocast only.
+        """
+        works(self.model)  # this test wants the exact weights
+        for module in self._linear:
+            module.weight.data = module.weight.data.to(dtype)
+        self._rounded = True
+
     def parameters(self, name: str) -> list[torch.nn.Parameter]:
         """The adapter's parameters, always in the same order."""
         return list(self._weights(name).values())
@@ -162,14 +177,17 @@ class Hats:
         The tokenizer's files come along from the folder that the model was loaded from.
         """
         folder = Path(folder)
+        model = self.model
+        exact = load_causal(model.name_or_path, device="cpu", dtype=model.dtype) if self._rounded else model
         state = {
             key.replace(".base_layer.", "."): tensor
-            for key, tensor in self.model.state_dict().items()
+            for key, tensor in exact.state_dict().items()
             if ".lora_" not in key
         }
         for place, module in self.model.named_modules():
             if _is_adapted(module) and name in module.lora_A:
-                change, weight = module.get_delta_weight(name).detach(), state[f"{place}.weight"]
+                weight = state[f"{place}.weight"]
+                change = module.get_delta_weight(name).detach().to(weight.device)
                 state[f"{place}.weight"] = (weight.to(change.dtype) + change).to(weight.dtype)
         with quiet():
             self.model.save_pretrained(folder, state_dict=state)
@@ -178,6 +196,7 @@ class Hats:
                 shutil.copy2(came_from, folder / file)
 
     def _put_in(self, name: str, config: Any) -> None:
+        import torch
         from peft import inject_adapter_in_model
 
         assert name.isidentifier() and name not in self._configs, name
@@ -188,6 +207,9 @@ class Hats:
         for parameter, was in trained:
             parameter.requires_grad_(was)
         self._configs[name] = config
+        for module in _adapted(self.model):
+            if isinstance(module.base_layer, torch.nn.Linear):
+                module.forward = partial(_compute, module)
         for parameter in self.parameters(name):
             parameter.requires_grad_(True)
             if parameter.element_size() < 4:  # an update of a weight in half precision is mostly rounded away
@@ -229,6 +251,23 @@ def _is_adapted(module: Any) -> bool:
 
 def _adapted(part: Any) -> list[Any]:
     return [module for module in part.modules() if _is_adapted(module)]
+
+
+def _compute(module: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """What an adapted linear layer makes of its inputs, with what is worn."""
+    from torch import is_autocast_enabled
+
+    worn = [name for name in module._active_adapter if name in module.lora_A]
+    if not worn:
+        outputs: torch.Tensor = module.base_layer(inputs)
+        return outputs
+    (name,) = worn
+    linear, down, up = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
+    drops = module.training and getattr(module.lora_dropout[name], "p", 0.0) > 0
+    if drops or (inputs.dtype != down.dtype and not is_autocast_enabled(inputs.device.type)):
+        outputs = type(module).forward(module, inputs)
+        return outputs
+    return adapted_linear(inputs, linear.weight, linear.bias, down, up, module.scaling[name])
 
 
 def _copy(source: Any, target: dict[str, torch.nn.Parameter]) -> None:

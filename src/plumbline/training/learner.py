@@ -46,6 +46,8 @@ class Learner:
     @classmethod
     def load(cls, config: Settings, process: Process) -> Learner:
         """The model that the settings name, the same on every process."""
+        import torch
+
         from plumbline.models.families import load_causal
         from plumbline.models.resolve import resolve
 
@@ -60,6 +62,8 @@ class Learner:
             hats.add(HAT, LoRA(rank=config.lora_rank, alpha=config.lora_alpha, top_layers=config.top_layers))
             weights = hats.parameters(HAT)
             trunk = Trunk(model, config.top_layers) if config.top_layers else None
+            if process.precision != "float32" and (trunk is None or trunk.works()):
+                hats.round_base(getattr(torch, process.precision))
         else:
             weights = list(model.requires_grad_(True).parameters())
         process.spread(weights)
@@ -99,10 +103,14 @@ class Learner:
             return forward(self.model, groups, recompute=self.recompute, trunk=self.trunk)
 
     def logprobs(self, groups: Sequence[Group]) -> tuple[Answers, torch.Tensor, torch.Tensor]:
-        """The completions' states, and the log-prob and entropy of each of their tokens, both (tokens,)."""
+        """The completions' states, and the log-prob and entropy of each of their tokens, both (tokens,).
+
+        The entropy is to be looked at: no gradient flows through it.
+        """
         answers = self.answers(groups)
         with self.process.autocast():
-            return answers, *token_logprobs(Head.of(self.model), answers.states, answers.targets)
+            head = Head.of(self.model)
+            return answers, *token_logprobs(head, answers.states, answers.targets, entropy_gradient=False)
 
     def save(self, folder: Path) -> None:
         """Writes the trained model as a folder that `load` takes; adapters also by themselves, as `adapter/`."""
