@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,46 @@ def test_a_model_that_ignores_the_cache_is_found(tiny_llama: Path, capsys: pytes
     heard = deaf.model.forward
     deaf.model.forward = lambda **given: heard(**{**given, "past_key_values": None, "attention_mask": None})
     assert not works(deaf) and not works(deaf)
-    assert capsys.readouterr().err.count("does not pass the grouped self-test") == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("plumb: LlamaForCausalLM does not pass the grouped self-test (AttributeError: ")
+    assert said.endswith("); prompts are computed per answer")
     with torch.no_grad():
         auto, plain = loss_of(deaf, RAGGED), loss_of(deaf, RAGGED, path="plain")
     assert auto.item() == plain.item()
+
+
+def test_a_model_that_shifts_what_it_reads_is_told_with_the_difference(
+    tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that counts positions from 0 in every pass, as if there were nothing before."""
+    model = load_causal(tiny_llama, device="cpu", dtype="float32")
+    heard = model.model.forward
+    model.model.forward = lambda **given: heard(**{**given, "position_ids": None, "attention_mask": None})
+    shift = model.model.rotary_emb.forward
+    model.model.rotary_emb.forward = lambda states, position_ids: shift(states, position_ids - position_ids.min())
+    assert not works(model)
+    assert re.search(r"self-test \(states differ by \d\.\de[-+]\d+ of the largest\); prompts", capsys.readouterr().err)
+
+
+def test_running_out_of_memory_is_no_answer_of_the_self_test(
+    tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is raised, as the device and as the CPU tell it, and the next look is a first one."""
+    model = load_causal(tiny_llama, device="cpu", dtype="float32")
+    heard = model.model.forward
+
+    def full(**given: Any) -> Any:
+        if given["use_cache"]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return heard(**given)
+
+    def huge(**given: Any) -> Any:
+        return torch.empty(2**55) if given["use_cache"] else heard(**given)
+
+    for instead, words in ((full, "CUDA out of memory"), (huge, "can't allocate memory")):
+        model.model.forward = instead
+        with pytest.raises(RuntimeError, match=words):
+            forward(model, EVEN)
+    model.model.forward = heard
+    assert works(model)
+    assert capsys.readouterr().err == ""

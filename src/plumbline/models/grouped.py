@@ -229,22 +229,24 @@ _tested: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 def works(model: Any) -> bool:
     """The self-test, once per model: two ragged prompts with two and three completions, grouped against plain."""
     if model not in _tested:
-        _tested[model] = _self_test(model)
-        if not _tested[model]:
+        why = difference(model, lambda groups: _grouped(model, groups), lambda groups: _plain(model, groups))
+        _tested[model] = not why
+        if why:
             kind = type(model).__name__
             print(
-                f"plumb: {kind} does not pass the grouped self-test; prompts are computed per answer", file=sys.stderr
+                f"plumb: {kind} does not pass the grouped self-test ({why}); prompts are computed per answer",
+                file=sys.stderr,
             )
     return _tested[model]
 
 
-def _self_test(model: Any) -> bool:
-    return agree(model, lambda groups: _grouped(model, groups), lambda groups: _plain(model, groups))
-
-
-def agree(model: Any, ours: Callable[[Sequence[Group]], Answers], plain: Callable[[Sequence[Group]], Answers]) -> bool:
-    """Whether two ways to compute give the same states of two ragged prompts with two and three completions."""
+def difference(
+    model: Any, ours: Callable[[Sequence[Group]], Answers], plain: Callable[[Sequence[Group]], Answers]
+) -> str:
+    """Why two ways do not give the same states of two ragged prompts with two and three completions; "" if they do."""
     import torch
+
+    from plumbline.models.memory import ran_out
 
     words = model.config.vocab_size
     ids = [(7 * place * place + 3 * place + 5) % words for place in range(40)]
@@ -256,10 +258,16 @@ def agree(model: Any, ours: Callable[[Sequence[Group]], Answers], plain: Callabl
     try:
         # Rounding under autocast, or made large by an adapter, would hide what is looked for here.
         with torch.no_grad(), torch.autocast(model.device.type, enabled=False), bare:
-            mine, theirs = ours(groups).states, plain(groups).states
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
-        return False  # a model that takes no cache of ours, or hands nothing on
+            theirs = plain(groups).states
+            try:
+                mine = ours(groups).states
+            except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+                if ran_out(error):
+                    raise
+                # A model that takes no cache of ours, or hands nothing on.
+                return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     finally:
         model.train(training)
     slack = 0.1 if theirs.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    return bool((mine - theirs).abs().max() <= slack * theirs.abs().max())
+    off = float((mine - theirs).abs().max() / theirs.abs().max())
+    return "" if off <= slack else f"states differ by {off:.1e} of the largest"

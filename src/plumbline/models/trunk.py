@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from plumbline.models.grouped import Group, Path, agree, decoder_layers, forward, works
+from plumbline.models.grouped import Group, Path, decoder_layers, difference, forward, works
 
 if TYPE_CHECKING:
     import torch
@@ -98,13 +98,18 @@ class Trunk:
         if self._works is None:
             self._check_free()
             self._works = True  # for the passes of the test itself
-            self._works = self._self_test()
-            if not self._works:
+            why = self._self_test()
+            self._works = not why
+            if why:
                 kind = type(self.model).__name__
-                print(f"plumb: {kind} does not pass the trunk's self-test; all layers are computed", file=sys.stderr)
+                print(
+                    f"plumb: {kind} does not pass the trunk's self-test ({why}); all layers are computed",
+                    file=sys.stderr,
+                )
         return self._works
 
-    def _self_test(self) -> bool:
+    def _self_test(self) -> str:
+        """Why the halves are not the whole; "" if they are."""
         import torch
 
         def note(_: Any, __: Any, output: Any) -> None:
@@ -115,18 +120,17 @@ class Trunk:
             forward(self.model, [Group([0], [[0]])])
         hook.remove()
 
-        def agreed(path: Path) -> bool:
-            return agree(
-                self.model,
-                lambda groups: forward(self.model, groups, path=path, trunk=self),
-                lambda groups: forward(self.model, groups, path="plain"),
-            )
+        def off_by(path: Path) -> str:
+            try:
+                return difference(
+                    self.model,
+                    lambda groups: forward(self.model, groups, path=path, trunk=self),
+                    lambda groups: forward(self.model, groups, path="plain"),
+                )
+            finally:
+                self.forget()
 
-        passed = agreed("plain")
-        self.forget()
-        passed = passed and (not works(self.model) or agreed("grouped"))
-        self.forget()
-        return passed
+        return off_by("plain") or (off_by("grouped") if works(self.model) else "")
 
     def _compute(self, groups: Sequence[Group], path: Path) -> list[Below]:
         import torch

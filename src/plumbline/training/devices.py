@@ -141,12 +141,12 @@ def _own_gpu() -> str | None:
 @contextlib.contextmanager
 def _shortage_told() -> Iterator[None]:
     """Says what to lower where memory runs out."""
-    import torch
+    from plumbline.models.memory import ran_out
 
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
+        if not ran_out(error):
             raise
         raise UserError(
             f"memory ran out ({str(error).splitlines()[0] if str(error) else 'no more is known'}): lower --tokens "
