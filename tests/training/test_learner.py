@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from plumbline.errors import UserError
 from plumbline.models.families import load_causal
 from plumbline.models.grouped import Group, forward
+from plumbline.models.logprobs import Head, token_logprobs
 from plumbline.training.devices import Process
 from plumbline.training.learner import Learner
 from plumbline.training.run import Settings
@@ -49,6 +52,36 @@ def test_all_weights_or_the_adapters_are_trained(tiny_llama: Path) -> None:
     gradient(adapters, GROUPS)
     with_gradient = [name for name, each in adapters.model.named_parameters() if each.grad is not None]
     assert len(with_gradient) == len(adapters.weights) and all(".lora_" in name for name in with_gradient)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+def test_the_end_token_learns_like_any_other_where_it_is_the_padding_too(
+    tiny_model: Callable[[str], Path], family: str
+) -> None:
+    """Held against the same weights in a model that knows no padding, over the whole embedding; 2 ends a turn."""
+    from transformers import LlamaForCausalLM
+
+    learner = moved(learner_of(tiny_model(family), lora_rank=0))
+    assert learner.model.config.pad_token_id == learner.tokenizer.eos_id == 2
+    groups = [Group([1, 60, 2, 1, 61], [[62, 2], [63, 64, 65, 2]]), Group([1, 60, 66, 67, 2, 1, 61, 68], [[69, 2]])]
+    config = copy.deepcopy(learner.model.config)
+    config.pad_token_id = None
+    unpadded = LlamaForCausalLM(config)
+    unpadded.load_state_dict(learner.model.state_dict())
+    for group in groups:
+        for completion in group.completions:
+            ids = torch.tensor([[*group.prompt, *completion]])
+            logprobs = unpadded(ids).logits[0, :-1].log_softmax(-1)
+            answer = torch.arange(len(group.prompt) - 1, ids.shape[1] - 1)
+            logprobs[answer, torch.tensor(completion)].sum().backward()
+    for path in ("plain", "grouped"):
+        learner.model.zero_grad()
+        answers = forward(learner.model, groups, path=path)
+        token_logprobs(Head.of(learner.model), answers.states, answers.targets)[0].sum().backward()
+        mine, theirs = learner.model.model.embed_tokens.weight.grad, unpadded.model.embed_tokens.weight.grad
+        assert theirs is not None and theirs[2].norm() > 0.01 * theirs.norm()
+        assert (mine - theirs).norm() <= 1e-4 * theirs.norm()
+        assert (mine[2] - theirs[2]).norm() <= 1e-4 * theirs[2].norm()
 
 
 @pytest.mark.parametrize("rank", [0, 4])

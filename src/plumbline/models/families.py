@@ -85,8 +85,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def load_causal(folder: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> PreTrainedModel:
-    """A decoder-only language model, ready for inference."""
-    return _load("causal", folder, device, dtype)
+    """A decoder-only language model, ready for inference.
+
+    Its padding token can learn: in most models it is the end-of-text token, which stands in every conversation, and
+    torch gives an embedding's padding row no gradient. Padding itself reaches no loss here and needs no such guard.
+    """
+    model = _load("causal", folder, device, dtype)
+    embedding: Any = model.get_input_embeddings()
+    embedding.padding_idx = None
+    return model
 
 
 def load_seq2seq(folder: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> PreTrainedModel:
