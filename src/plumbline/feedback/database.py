@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self
 
-from plumbline.project import Project
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError
+
+from plumbline.errors import BadProject, MissingExtra, UserError
+from plumbline.feedback.schema import REVISION, metadata
+from plumbline.files import replaced
+from plumbline.project import Project, alone_in
 
 Clock = Callable[[], datetime]
+Turn = Literal["migration", "queue", "sets", "drafts"]
+
+FILE = "plumb.db"
+PATIENCE = 60.0  # seconds that a writer waits for other processes
+TURNS: dict[Turn, int] = {"migration": 1, "queue": 2, "sets": 3, "drafts": 4}
+# Whoever takes several takes them in this order, so that nobody waits for each other.
+TURN_SPACE = 0x504C554D  # "PLUM": apart from the advisory locks of whatever else uses the server
+WRITERS: defaultdict[str, Lock] = defaultdict(Lock)
+"""One lock for each SQLite file that this process writes: threads then take turns without polling the file."""
+
+# SQLite's write-ahead log is memory that processes share, which no file system spanning machines has.
+NETWORK = {"afs", "beegfs", "ceph", "cifs", "davfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3"}
+NETWORK |= {"smbfs", "fuse.davfs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
 
 
 class Database:
     """An open database. Made by `open`, closed by `close` or at the end of a `with` block."""
+
+    def __init__(self, engine: Engine, clock: Clock, project: Project | None) -> None:
+        self.clock = clock
+        self.project = project
+        self.engine = engine
+        self.where = engine.url.render_as_string(hide_password=True)
+        self.file = Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
+        self._writing = engine.execution_options(writes=True)
 
     @classmethod
     def open(cls, where: str | Path | Project, *, clock: Clock | None = None) -> Self:
@@ -23,11 +56,19 @@ class Database:
         Makes the tables where there are none, brings older ones up to date, and lets processes that do so at once take
         turns. `clock` gives the time in UTC.
         """
-        raise NotImplementedError
+        url = located(where)
+        engine = sqlite_engine(url) if url.get_backend_name() == "sqlite" else postgres_engine(url)
+        database = cls(engine, clock or (lambda: datetime.now(UTC)), where if isinstance(where, Project) else None)
+        try:
+            database._bring_up_to_date()
+        except BaseException:
+            engine.dispose()
+            raise
+        return database
 
     def close(self) -> None:
         """Gives all connections back."""
-        raise NotImplementedError
+        self.engine.dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -37,10 +78,194 @@ class Database:
     ) -> None:
         self.close()
 
-    def backup(self, path: Path) -> None:
-        """Writes a copy of a SQLite database while it is in use. For PostgreSQL the error names `pg_dump`."""
-        raise NotImplementedError
+    # ---- transactions
 
-    def restore(self, path: Path) -> None:
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction to read in."""
+        with self._explained(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *turns: Turn) -> Iterator[Connection]:
+        """A transaction to write in; when the block has ended, what it wrote is on the disk.
+
+        SQLite has one writer at a time anyway. On PostgreSQL the blocks that name the same turn go one after the other,
+        so that what holds on one database holds on the other; a block without a turn locks only what it writes.
+        """
+        with self._explained(), self._writer(), self._writing.begin() as connection:
+            for turn in sorted(turns, key=TURNS.__getitem__) if self.file is None else ():
+                lock = text("SELECT pg_advisory_xact_lock(:space, :turn)")
+                connection.execute(lock, {"space": TURN_SPACE, "turn": TURNS[turn]})
+            yield connection
+
+    def _writer(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.file is None else WRITERS[str(self.file)]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What goes wrong outside of us (a full disk, a lost server) as a sentence."""
+        try:
+            yield
+        except (OperationalError, InterfaceError) as error:
+            raise UserError(f"the database {self.where!r} failed: {str(error.orig).strip()}") from error
+
+    # ---- the tables
+
+    def _bring_up_to_date(self) -> None:
+        """Processes that open at once take turns, from SQLite's switch to its write-ahead log on."""
+        try:
+            with alone_in(self.file.parent) if self.file else nullcontext():
+                with self.read() as connection:
+                    if self._revision(connection) == REVISION:
+                        return
+                with self.write("migration") as connection:
+                    if self._revision(connection) != REVISION:
+                        self._migrate(connection)
+        except DatabaseError as error:
+            raise BadProject(f"{self.where!r} cannot be used as a database: {str(error.orig).strip()}") from error
+
+    def _revision(self, connection: Connection) -> str | None:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+    def _migrate(self, connection: Connection) -> None:
+        from alembic.util import CommandError
+
+        from plumbline.feedback.migrations import upgrade
+
+        taken = {*inspect(connection).get_table_names()} & {*metadata.tables}
+        if self._revision(connection) is None and taken:
+            raise BadProject(f"{self.where!r} holds a table {min(taken)!r} that is not ours: name another database")
+        if self.file is None and connection.execute(text("SHOW server_encoding")).scalar() != "UTF8":
+            raise BadProject(f"{self.where!r} cannot hold every text: make it with the encoding UTF8")
+        try:
+            upgrade(connection)
+        except CommandError as error:
+            raise BadProject(
+                f"{self.where!r} was written by a newer Plumbline or another program ({error}): update Plumbline"
+            ) from error
+
+    # ---- copies
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Writes a copy of a SQLite database while it is in use. For PostgreSQL the error names `pg_dump`."""
+        self._only_sqlite("pg_dump --format=custom")
+        with self._explained(), replaced(Path(path)) as file, self.engine.connect() as connection:
+            copy = sqlite3.connect(file.name)
+            try:
+                sqlite_connection(connection).backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
+            finally:
+                copy.close()
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
         """Puts a copy that `backup` wrote in the place of all that the SQLite database holds."""
-        raise NotImplementedError
+        self._only_sqlite("pg_restore --clean")
+        copy = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            check_copy(copy, Path(path))
+            with self._explained(), self._writer(), self.engine.connect() as connection:
+                copy.backup(sqlite_connection(connection))
+        finally:
+            copy.close()
+        self._bring_up_to_date()
+
+    def forget(self) -> None:
+        """Takes what was deleted out of SQLite's log as well; in the file it is overwritten already.
+
+        PostgreSQL overwrites deleted rows when its own vacuum gets to them.
+        """
+        if self.file is not None:
+            with self._explained(), self._writer(), self.engine.connect() as connection:
+                sqlite_connection(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _only_sqlite(self, command: str) -> None:
+        if self.file is None:
+            raise UserError(f"{self.where!r} is a PostgreSQL database: use `{command}`")
+
+
+def sqlite_connection(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection), raw
+    return raw
+
+
+def check_copy(copy: sqlite3.Connection, path: Path) -> None:
+    """That the file is a whole database of ours."""
+    try:
+        (state,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
+        copy.execute("SELECT version_num FROM alembic_version").fetchone()
+        copy.execute("SELECT count(*) FROM ranking_event").fetchone()
+    except sqlite3.Error as error:
+        raise UserError(f"{str(path)!r} is no backup of a Plumbline database: {error}") from error
+    if state != "ok":
+        raise UserError(f"{str(path)!r} is damaged ({state}): take another backup")
+
+
+# ---- where it lies
+
+
+def located(where: str | Path | Project) -> URL:
+    """The database that is meant, as a URL for SQLAlchemy."""
+    if isinstance(where, str) and "://" in where:
+        try:
+            url = make_url(where)
+        except ArgumentError:
+            raise BadProject(f"{where!r} is no database URL: write postgresql://USER@HOST/NAME") from None
+        if url.get_backend_name() in ("postgres", "postgresql"):
+            return url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() != "sqlite" or not url.database:
+            shown = url.render_as_string(hide_password=True)
+            raise BadProject(f"{shown!r} is a database that we do not know: there are SQLite and PostgreSQL")
+        where = url.database
+    path = where.folder if isinstance(where, Project) else Path(where)
+    path = (path / FILE if path.is_dir() else path).resolve()
+    if not path.parent.is_dir():
+        raise BadProject(f"there is no folder {str(path.parent)!r} to keep the database in: make it, or `plumb init`")
+    kind = file_system(path.parent, Path("/proc/self/mountinfo"))
+    if kind in NETWORK:
+        raise BadProject(
+            f"{str(path)!r} lies on a network file system ({kind}), where SQLite loses data: "
+            "keep the project on a local disk, or give the URL of a PostgreSQL database"
+        )
+    return URL.create("sqlite", database=str(path))
+
+
+def file_system(folder: Path, mounts: Path) -> str:
+    """The kind of file system that a folder lies on, "" where the system does not say."""
+    if not mounts.exists():
+        return ""
+    kind, depth = "", 0
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        before, _, after = line.partition(" - ")
+        at = Path(before.split()[4].encode().decode("unicode_escape"))  # a space is written \040
+        if folder.is_relative_to(at) and len(at.parts) >= depth:  # a later mount hides an earlier one
+            kind, depth = after.split()[0], len(at.parts)
+    return kind
+
+
+def sqlite_engine(url: URL) -> Engine:
+    """Connections whose transactions begin as we say; `sqlite3` by itself would begin them late and commit before DDL.
+
+    A full synchronisation for each commit is what makes an acknowledged answer outlast a power cut.
+    """
+    engine = create_engine(url, connect_args={"timeout": PATIENCE, "isolation_level": None}, max_overflow=-1)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _: object) -> None:
+        for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {setting}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+
+    return engine
+
+
+def postgres_engine(url: URL) -> Engine:
+    if find_spec("psycopg") is None:
+        raise MissingExtra("postgres", "a PostgreSQL database")
+    return create_engine(url, pool_pre_ping=True, max_overflow=40)

@@ -1,9 +1,20 @@
-"""How many people rank a set, and how many places of it are taken."""
+"""How many people rank a set, and how many places of it are taken.
+
+A place is taken by a ranking that is there or by a lease that runs. Nothing about places is stored but the count of a
+set's rankings, so the number of people can change at any time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, Subquery, case, func, insert, select
+
+from plumbline.errors import UserError
+from plumbline.feedback import schema
+
+assignment, comparison_set, gold = schema.assignment.c, schema.comparison_set.c, schema.gold.c
 
 
 @dataclass(frozen=True)
@@ -21,26 +32,110 @@ class Overlap:
     gold_share: float = 0.05
     """The share of a labeler's claims that is a set with known ranks, while there is one that they have not seen."""
 
+    def __post_init__(self) -> None:
+        for name in ("each", "calibration_each"):
+            if getattr(self, name) < 1:
+                raise UserError(f"`{name}` is {getattr(self, name)!r}: a set goes to one person at least")
+        for name in ("calibration_share", "gold_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"`{name}` is {getattr(self, name)!r}: a share lies between 0 and 1")
+        if self.lease <= timedelta(0):
+            raise UserError(f"`lease` is {str(self.lease)!r}: it must last some time")
+
+    @property
+    def most(self) -> int:
+        """The largest number of people that any set goes to."""
+        return max(self.each, self.calibration_each) if self.calibration_share else self.each
+
+    def needed(self) -> ColumnElement[int]:
+        """How many people the set of a row goes to."""
+        return case((comparison_set.draw < self.calibration_share, self.calibration_each), else_=self.each)
+
 
 @dataclass(frozen=True)
 class Progress:
     """How many sets stand where; each set is counted once."""
 
-    waiting: int
+    waiting: int = 0
     """Nobody has ranked it and nobody is at it."""
-    skipped: int
+    skipped: int = 0
     """Nobody has ranked it and nobody is at it, and somebody skipped it."""
-    open: int
+    open: int = 0
     """Somebody is at it now, and it lacks rankings."""
-    partly: int
+    partly: int = 0
     """It has rankings, lacks some, and nobody is at it."""
-    done: int
+    done: int = 0
     """It has as many rankings as it needs."""
-    surplus: int
+    surplus: int = 0
     """It has more than it needs."""
-    gold: int
+    gold: int = 0
     """Its ranks are known: it goes to everyone and is never done."""
 
     @property
     def total(self) -> int:
         return self.waiting + self.skipped + self.open + self.partly + self.done + self.surplus + self.gold
+
+
+def overlap_in_force(connection: Connection) -> Overlap:
+    row = connection.execute(select(schema.overlap).order_by(schema.overlap.c.number.desc()).limit(1)).first()
+    if row is None:
+        return Overlap()
+    lease = timedelta(seconds=row.lease_seconds)
+    return Overlap(row.each, row.calibration_share, row.calibration_each, lease, row.gold_share)
+
+
+def put_in_force(connection: Connection, overlap: Overlap, at: datetime) -> None:
+    if overlap_in_force(connection) != overlap:
+        row = {
+            "each": overlap.each,
+            "calibration_share": overlap.calibration_share,
+            "calibration_each": overlap.calibration_each,
+            "lease_seconds": overlap.lease.total_seconds(),
+            "gold_share": overlap.gold_share,
+            "at": at,
+        }
+        connection.execute(insert(schema.overlap).values(row))
+
+
+def leases(now: datetime) -> Subquery:
+    """The sets that somebody is at now, and how many people are. Second rankings take no place."""
+    running = (assignment.state == "open") & (assignment.lease_until > now) & ~assignment.again
+    return select(assignment.set_id, func.count().label("people")).where(running).group_by(assignment.set_id).subquery()
+
+
+def free_places(connection: Connection, set_id: str, overlap: Overlap, now: datetime) -> int:
+    """How many places of a set are free; below 0 where it has more rankings than it needs. Gold always has one."""
+    held = leases(now)
+    count = (
+        select(overlap.needed() - comparison_set.counted - func.coalesce(held.c.people, 0), gold.set_id)
+        .outerjoin_from(schema.comparison_set, held, held.c.set_id == comparison_set.set_id)
+        .outerjoin(schema.gold, gold.set_id == comparison_set.set_id)
+        .where(comparison_set.set_id == set_id)
+    )
+    free, is_gold = connection.execute(count).one()
+    return 1 if is_gold else free
+
+
+def count_progress(connection: Connection, overlap: Overlap, now: datetime, criterion: str | None) -> Progress:
+    held = leases(now)
+    skipped = select(assignment.set_id).where(assignment.state == "skipped", ~assignment.again).distinct().subquery()
+    place = case(
+        (gold.set_id.is_not(None), "gold"),
+        (comparison_set.counted > overlap.needed(), "surplus"),
+        (comparison_set.counted == overlap.needed(), "done"),
+        (held.c.people.is_not(None), "open"),
+        (comparison_set.counted > 0, "partly"),
+        (skipped.c.set_id.is_not(None), "skipped"),
+        else_="waiting",
+    ).label("place")
+    places = (
+        select(place)
+        .outerjoin_from(schema.comparison_set, schema.gold, gold.set_id == comparison_set.set_id)
+        .outerjoin(held, held.c.set_id == comparison_set.set_id)
+        .outerjoin(skipped, skipped.c.set_id == comparison_set.set_id)
+    )
+    if criterion is not None:
+        places = places.where(comparison_set.criterion == criterion)
+    counted = places.subquery()
+    rows = connection.execute(select(counted.c.place, func.count()).group_by(counted.c.place))
+    return Progress(**{name: number for name, number in rows})

@@ -1,7 +1,7 @@
 """The tables: one schema for SQLite and PostgreSQL. What people did is added and never changed.
 
-Two things are derived and can be made again from the rest (`Store.rebuild`): `comparison_set.counted`, the number of
-people who have ranked a set, and `assignment.event`, the ranking that is a labeler's current one.
+Two columns are derived and can be made again from the events (`Store.rebuild`): `comparison_set.counted`, the number
+of people who have ranked a set, and `assignment.event`, the ranking of it that is a labeler's current one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
 )
+
+REVISION = "0001"
+"""The newest of the migrations, which makes what stands here."""
 
 ESCAPE = "\x10"  # "data link escape": the control character that is made for this, and that no text holds
 
@@ -128,7 +131,7 @@ comparison_set = Table(
     Column("at", Moment, nullable=False),
     Column("extra", Json, nullable=False),
     Column("completions", Json, nullable=False),
-    Index(None, "counted", "number"),
+    Index(None, "counted", "number", "draw", "set_id"),  # a claim looks for a set here, without reading the rows
 )
 
 gold = Table(
@@ -208,7 +211,8 @@ ranking_event = Table(
     Column("instruction_version", Words, nullable=False),
     Column("client_time", Words),  # a claim of the browser's clock; orders nothing
     Column("surplus", Boolean, nullable=False),
-    Column("source", Words),
+    Column("source", Words),  # where it was read from, none for what was submitted here
+    Column("texts", Json),
     Column("at", Moment, nullable=False),
     Index(None, "set_id", "labeler_id", "again", "number"),
 )
@@ -225,11 +229,12 @@ assignment = Table(
         CheckConstraint("state IN ('open', 'submitted', 'skipped', 'expired', 'released')", name="state"),
         nullable=False,
     ),
+    Column("turn", Integer, nullable=False),  # the how-manieth claim of the labeler, 0 where there was none
     Column("leased_at", Moment, nullable=False),
-    Column("lease_until", Moment, nullable=False),
+    Column("lease_until", Moment, nullable=False),  # when the labeler was done with it, once they are
     Column("reason", Words),
     Column("event", Number, ForeignKey("ranking_event.number"), index=True),
-    Index(None, "labeler_id", "state"),
+    Index(None, "labeler_id", "state", "turn"),
     Index(None, "state", "lease_until"),
 )
 
@@ -242,13 +247,13 @@ draft = Table(
     Column("at", Moment, nullable=False),
 )
 
-# ---- what end users, and labelers who write, leave
+# ---- what end users leave
 
 rating_event = Table(
     "rating_event",
     metadata,
     Column("number", Number, primary_key=True),
-    Column("user_id", Words, nullable=False, index=True),
+    Column("user_id", Words, nullable=False),
     Column("prompt_id", Words, ForeignKey("prompt.prompt_id"), nullable=False, index=True),
     Column("answer", Text, nullable=False),  # the hash of the completion: one live vote of a user on an answer
     Column("label", Boolean, nullable=False),
@@ -262,8 +267,7 @@ edit_event = Table(
     "edit_event",
     metadata,
     Column("number", Number, primary_key=True),
-    Column("user_id", Words, index=True),
-    Column("event", Number, ForeignKey("ranking_event.number"), index=True),
+    Column("user_id", Words, nullable=False, index=True),
     Column("prompt_id", Words, ForeignKey("prompt.prompt_id"), nullable=False, index=True),
     Column("at", Moment, nullable=False),
     Column("original", Words),

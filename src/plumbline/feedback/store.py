@@ -11,7 +11,8 @@ Its chapters lie beside it: `sets`, `sign_in`, `rankings`, `users`; what they st
 from __future__ import annotations
 
 from plumbline.feedback.database import Clock
-from plumbline.feedback.places import Overlap, Progress
+from plumbline.feedback.events import point_at_current
+from plumbline.feedback.places import Overlap, Progress, count_progress, overlap_in_force, put_in_force
 from plumbline.feedback.rankings import Exclusion, Past, Rankings, Receipt, Submission, Written
 from plumbline.feedback.sets import Added, Instruction, Ranks, Sets
 from plumbline.feedback.sign_in import Labeler, Role, SignIn
@@ -42,16 +43,20 @@ class Store(Sets, SignIn, Rankings, Users):
 
     def overlap(self) -> Overlap:
         """How many people rank each set, as it was last set."""
-        raise NotImplementedError
+        with self.read() as connection:
+            return overlap_in_force(connection)
 
     def set_overlap(self, overlap: Overlap) -> None:
         """Changes it from now on, in every process."""
-        raise NotImplementedError
+        with self.write("queue") as connection:
+            put_in_force(connection, overlap, self.clock())
 
     def progress(self, *, criterion: str | None = None) -> Progress:
         """How many sets stand where."""
-        raise NotImplementedError
+        with self.read() as connection:
+            return count_progress(connection, overlap_in_force(connection), self.clock(), criterion)
 
     def rebuild(self) -> int:
         """Makes what is derived again from the events; returns how many rows were not as they should be."""
-        raise NotImplementedError
+        with self.write("queue", "sets") as connection:
+            return point_at_current(connection)

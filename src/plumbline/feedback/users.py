@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, union
+
+from plumbline.feedback import schema
 from plumbline.feedback.database import Database
-from plumbline.records import Demonstration, Message, Rating
+from plumbline.feedback.events import excluded_ids, stored_events
+from plumbline.feedback.sets import STREAM, add_prompt, checked, checked_id, digest
+from plumbline.records import Demonstration, Message, Rating, parse, prompt_id
 
 
 @dataclass(frozen=True)
@@ -39,30 +44,156 @@ class Erased:
 class Users(Database):
     """The ratings and edits of a store."""
 
+    # ---- ratings
+
     def add_rating(self, rating: Rating, user_id: str) -> None:
         """Stores a thumb. A user's later thumb under the same answer is the one that counts."""
-        raise NotImplementedError
-
-    def add_edit(self, prompt: str | list[Message], original: str | None, edited: str, user_id: str) -> None:
-        """Stores an answer as a user would have it."""
-        raise NotImplementedError
+        data = rating.model_dump(mode="json")
+        row = {
+            "user_id": checked_id("`user_id`", user_id),
+            "prompt_id": rating.prompt_id,
+            "answer": digest(rating.completion),
+            "label": rating.label,
+            "extra": {name: value for name, value in data.items() if name not in ("prompt", "completion", "label")},
+            "completion": rating.completion,
+        }
+        digest(row["extra"])  # what it carries beside its fields can be written
+        with self.write("sets") as connection:
+            add_prompt(connection, rating.prompt_id, rating.prompt)
+            connection.execute(insert(schema.rating_event).values(**row, at=self.clock()))
 
     def ratings(self) -> Iterator[Rating]:
         """Each user's latest thumb under each answer, streamed; each carries its `user_id` and `at`."""
-        raise NotImplementedError
+        rated, prompts = schema.rating_event.c, schema.prompt.c
+        latest = select(func.max(rated.number)).group_by(rated.user_id, rated.prompt_id, rated.answer)
+        query = (
+            select(schema.rating_event, prompts.prompt)
+            .join_from(schema.rating_event, schema.prompt, rated.prompt_id == prompts.prompt_id)
+            .where(rated.number.in_(latest))
+            .order_by(rated.number)
+        )
+        with self.read() as connection:
+            for row in connection.execute(query, execution_options=STREAM):
+                own = {"prompt": row.prompt, "completion": row.completion, "label": row.label}
+                more = {"prompt_id": row.prompt_id, "user_id": row.user_id, "at": row.at.isoformat()}
+                yield Rating.model_validate({**row.extra, **own, **more})
+
+    # ---- edits
+
+    def add_edit(self, prompt: str | list[Message], original: str | None, edited: str, user_id: str) -> None:
+        """Stores an answer as a user would have it."""
+        parse(Rating, {"prompt": prompt, "completion": edited, "label": True})  # a sound prompt and a real answer
+        asked = prompt_id(prompt)
+        row = {
+            "user_id": checked_id("`user_id`", user_id),
+            "prompt_id": asked,
+            "original": original and checked("the original", original),
+            "edited": edited,
+        }
+        with self.write("sets") as connection:
+            add_prompt(connection, asked, prompt)
+            connection.execute(insert(schema.edit_event).values(**row, at=self.clock()))
 
     def edits(self, *, include_excluded: bool = False) -> Iterator[Edit]:
         """Edits by users, and those that belong to labelers' current rankings, streamed."""
-        raise NotImplementedError
+        edited, prompts, event = schema.edit_event.c, schema.prompt.c, schema.ranking_event.c
+        by_users = (
+            select(schema.edit_event, prompts.prompt)
+            .join_from(schema.edit_event, schema.prompt, edited.prompt_id == prompts.prompt_id)
+            .order_by(edited.number)
+        )
+        by_labelers = stored_events(current=True).where(event.texts.is_not(None)).order_by(event.number)
+        if not include_excluded:
+            by_labelers = by_labelers.where(event.labeler_id.not_in(excluded_ids()))
+        with self.read() as connection:
+            for row in connection.execute(by_users, execution_options=STREAM):
+                yield Edit(row.prompt_id, row.prompt, row.original, row.edited, row.at, user_id=row.user_id)
+            for row in connection.execute(by_labelers, execution_options=STREAM):
+                for words, place in row.texts:
+                    original = None if place is None else row.completions[place]["text"]
+                    edit = Edit(row.prompt_id, row.prompt, original, words, row.at, row.user_id)
+                    yield replace(edit, labeler_id=row.labeler_id, set_id=row.set_id)
 
     def demonstrations(self, *, include_excluded: bool = False) -> Iterator[Demonstration]:
         """The edits as conversations to learn; each carries the `user_id` of its user."""
-        raise NotImplementedError
+        for edit in self.edits(include_excluded=include_excluded):
+            asked = [{"role": "user", "content": edit.prompt}] if isinstance(edit.prompt, str) else edit.prompt
+            messages = [*asked, {"role": "assistant", "content": edit.edited}]
+            data = {"messages": messages, "prompt_id": edit.prompt_id}
+            yield Demonstration.model_validate(data if edit.user_id is None else {**data, "user_id": edit.user_id})
+
+    # ---- erasing
 
     def mark_seen(self, data_hash: str, set_ids: Iterable[str], version: str = "") -> None:
-        """Notes that an exported data set held these sets, and which model version was trained on it, if known."""
-        raise NotImplementedError
+        """Notes that an exported data set held these sets, and which model version was trained on it, if known.
+
+        For rows that come from no set (ratings, edits), the ids are those of their prompts.
+        """
+        seen = schema.seen_by_version.c
+        with self.write("sets") as connection:
+            same = (seen.data_hash == data_hash) & (seen.version == version)
+            there = set(connection.execute(select(seen.set_id).where(same)).scalars())
+            rows = [
+                {"data_hash": data_hash, "set_id": each, "version": version, "at": self.clock()}
+                for each in dict.fromkeys(set_ids)
+                if each not in there
+            ]
+            if rows:
+                connection.execute(insert(schema.seen_by_version), rows)
 
     def erase(self, user_id: str) -> Erased:
         """Removes all that came from a user: ratings, edits, and the sets of their prompts with all about them."""
-        raise NotImplementedError
+        with self.write("queue", "sets") as connection:
+            hashes, versions = what_has_seen(connection, user_id)
+            rows = delete_all_of(connection, user_id)
+        self.forget()
+        known = self.project.versions() if self.project else []
+        trained = {version.ref for version in known if hashes & {*version.data.values()}}
+        return Erased(rows, tuple(sorted(hashes)), tuple(sorted(versions | trained)))
+
+
+def of_user(table: Table, user_id: str) -> ColumnElement[bool]:
+    """Whose row it is: the user's own, or about a set of theirs."""
+    if "user_id" in table.c:
+        return table.c.user_id == user_id
+    sets = schema.comparison_set.c
+    return table.c.set_id.in_(select(sets.set_id).where(sets.user_id == user_id))
+
+
+def what_has_seen(connection: Connection, user_id: str) -> tuple[set[str], set[str]]:
+    """The hashes of the data sets that held any of a user's rows, and the versions that were trained on them."""
+    seen = schema.seen_by_version.c
+    theirs = union(
+        select(schema.comparison_set.c.set_id).where(of_user(schema.comparison_set, user_id)),
+        select(schema.rating_event.c.prompt_id).where(of_user(schema.rating_event, user_id)),
+        select(schema.edit_event.c.prompt_id).where(of_user(schema.edit_event, user_id)),
+    )
+    hashes = set(connection.execute(select(seen.data_hash).where(seen.set_id.in_(theirs))).scalars())
+    rows = connection.execute(select(seen.version).where(seen.data_hash.in_(hashes)))
+    return hashes, {version for version in rows.scalars() if version}
+
+
+def delete_all_of(connection: Connection, user_id: str) -> dict[str, int]:
+    """Removes a user's rows, then the prompts that nobody else asked. Returns how many rows of each table went."""
+    rows = {}
+    for table in (
+        schema.draft,
+        schema.gold,
+        schema.seen_by_version,
+        schema.assignment,
+        schema.ranking_event,
+        schema.rating_event,
+        schema.edit_event,
+        schema.comparison_set,
+    ):
+        rows[table.name] = connection.execute(delete(table).where(of_user(table, user_id))).rowcount
+    asked = schema.prompt.c.prompt_id
+    rows["prompt"] = connection.execute(
+        delete(schema.prompt).where(
+            *(
+                asked.not_in(select(table.c.prompt_id))
+                for table in (schema.comparison_set, schema.rating_event, schema.edit_event)
+            )
+        )
+    ).rowcount
+    return rows
