@@ -38,6 +38,7 @@ COMMANDS = {
     "chat": Entry("plumbline.cli.chat:chat", "Talk with a model.", ASK),
     "sample": Entry("plumbline.cli.sample:sample", "Draw several answers per prompt, ready to be ranked.", ASK),
     "score": Entry("plumbline.cli.score:score", "Give each answer in a file a score.", ASK),
+    "label": Entry("plumbline.cli.label:label", "Open the ranking room: people rank answers in a browser.", LEARN),
     "train": Entry("plumbline.cli.train:app", "Train a model on what people said.", LEARN),
     "models": Entry("plumbline.cli.models:app", "List, inspect, fetch and share models.", KEEP),
     "versions": Entry("plumbline.cli.versions:versions", "List the project's model versions.", KEEP),

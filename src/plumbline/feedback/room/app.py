@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ from fastapi import Depends, FastAPI
 from starlette.responses import RedirectResponse
 
 from plumbline.feedback.room import labeler
-from plumbline.web.auth import Visitor, needs
+from plumbline.web.auth import LASTS, Visitor, needs
 from plumbline.web.site import create_site
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class StoredSessions:
 
     def open(self, link: str) -> str | None:
         labeler = self.store.redeem(link)
-        return self.store.open_session(labeler.labeler_id) if labeler else None
+        return self.store.open_session(labeler.labeler_id, timedelta(seconds=LASTS)) if labeler else None
 
     def find(self, session: str) -> Visitor | None:
         labeler = self.store.session(session)

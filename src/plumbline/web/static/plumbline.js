@@ -11,14 +11,16 @@ export class Refused extends Error {
   }
 }
 
-/** JSON in, JSON out. Throws `Refused` for an answer that is no, and what `fetch` throws where none came. */
-export async function ask(method, address, body) {
+/** JSON in, JSON out. Throws `Refused` for an answer that is no, and what `fetch` throws where none came in time. */
+export async function ask(method, address, body, patience = 30000) {
   const headers = { Accept: "application/json", "X-CSRF-Token": csrf };
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const answer = await fetch(address, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  const data = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(answer.status, data.error ?? `The server said ${answer.status}.`, Number(answer.headers.get("Retry-After")));
-  return data;
+  const sent = body === undefined ? undefined : JSON.stringify(body);
+  const answer = await fetch(address, { method, headers, body: sent, signal: AbortSignal.timeout(patience) });
+  const data = await answer.json().catch((error) => (answer.ok ? Promise.reject(error) : {}));
+  if (answer.ok) return data;
+  const wait = Number(answer.headers.get("Retry-After"));
+  throw new Refused(answer.status, data.error ?? `The server said ${answer.status}.`, wait);
 }
 
 /** An element: `make("p", { class: "soft", onclick: f }, "text", child)`. Text stays text. */
@@ -42,13 +44,28 @@ export function announce(text) {
 
 /** Whether a key press belongs to a field or a dialog and not to the page. */
 export function isTyping(event) {
-  return event.isComposing || event.target.closest?.("input, textarea, select, dialog, [contenteditable]") !== null;
+  return event.isComposing || Boolean(event.target.closest?.("input, textarea, select, dialog, [contenteditable]"));
 }
 
 /** A random name for something that must be stored once, however often it is sent. */
 export function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** What this browser was told to remember under a name; null when nothing. */
+export function kept(name) {
+  return localStorage.getItem(name);
+}
+
+/** Remembers a text; says whether there was room for it. */
+export function keep(name, text) {
+  try {
+    localStorage.setItem(name, text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 document.getElementById("theme")?.addEventListener("click", () => {
