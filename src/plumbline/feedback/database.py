@@ -116,6 +116,8 @@ class Database:
         """Processes that open at once take turns, from SQLite's switch to its write-ahead log on."""
         try:
             with alone_in(self.file.parent) if self.file else nullcontext():
+                if self.file:
+                    self.file.touch(mode=0o600)  # what people said, and about whom, is not for everyone to read
                 with self.read() as connection:
                     if self._revision(connection) == REVISION:
                         return
@@ -155,6 +157,7 @@ class Database:
         with self._explained(), replaced(Path(path)) as file, self.engine.connect() as connection:
             copy = sqlite3.connect(file.name)
             try:
+                os.fchmod(file.fileno(), 0o600)
                 sqlite_connection(connection).backup(copy)
                 copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
             finally:
@@ -268,4 +271,4 @@ def sqlite_engine(url: URL) -> Engine:
 def postgres_engine(url: URL) -> Engine:
     if find_spec("psycopg") is None:
         raise MissingExtra("postgres", "a PostgreSQL database")
-    return create_engine(url, pool_pre_ping=True, max_overflow=40)
+    return create_engine(url, pool_pre_ping=True, max_overflow=40, connect_args={"connect_timeout": 10})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -178,6 +179,8 @@ class Rankings(Database):
         places = range(len(of.completions))
         if given.shown_order is not None and sorted(given.shown_order) != list(places):
             raise BadRecord(f"`shown_order` is {shown(given.shown_order)}: it holds each of 0 to {places[-1]} once")
+        if given.seconds is not None and not 0 <= given.seconds < math.inf:
+            raise BadRecord(f"`seconds` is {given.seconds!r}: it is how long the ranking took")
         for text in given.texts:
             if not text.text.strip() or (text.place is not None and text.place not in places):
                 raise BadRecord(f"{shown(text)} is no answer: it needs some text, and a place from 0 to {places[-1]}")

@@ -143,7 +143,7 @@ class Users(Database):
 
     def erase(self, user_id: str) -> Erased:
         """Removes all that came from a user: ratings, edits, and the sets of their prompts with all about them."""
-        with self.write("queue", "sets") as connection:
+        with self.write("queue", "sets", "drafts") as connection:
             hashes, versions = what_has_seen(connection, user_id)
             rows = delete_all_of(connection, user_id)
         self.forget()

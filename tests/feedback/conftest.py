@@ -1,0 +1,117 @@
+"""The databases that the store's tests run on: a SQLite file, and a PostgreSQL server of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collecting import Clock
+from plumbline.feedback.store import Store
+
+ON_BOTH = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+
+
+def server_programs() -> Path | None:
+    """The folder of PostgreSQL's server programs, the newest there is."""
+    found = shutil.which("initdb")
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[4]))
+    return Path(found).parent if found else installed[-1].parent if installed else None
+
+
+class Server:
+    """A PostgreSQL server that only this test run sees: a folder, a socket in it, no port."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs, self.folder, self.numbers, self.template = programs, folder, count(), ""
+        # initdb refuses root.
+        self.user: dict[str, Any] = {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
+        if self.user:
+            shutil.chown(folder, "nobody")
+
+    def run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), "--pgdata", str(self.folder / "data"), *arguments]
+        with (self.folder / "log").open("ab") as log:
+            subprocess.run(command, check=True, cwd=self.folder, stdout=log, stderr=log, **self.user)
+
+    def start(self) -> None:
+        self.run("initdb", "--username=plumb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        settings = (
+            f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c max_connections=200 -c fsync=off"
+        )
+        self.run("pg_ctl", "--wait", "-o", settings, "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "--wait", "--mode=immediate", "stop")
+
+    def url(self, name: str) -> str:
+        return f"postgresql://plumb@/{name}?host={self.folder}"
+
+    def new_database(self, options: str = "") -> str:
+        import psycopg
+
+        name = f"test{next(self.numbers)}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} {options}".encode())
+        return self.url(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'plumbline[postgres]'")
+    programs = server_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server programs are not installed")
+    folder = Path(tempfile.mkdtemp(prefix="plumbline-postgres-"))  # short, as the path of a socket must be
+    server = Server(programs, folder)
+    try:
+        server.start()
+        yield server
+        server.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_with_tables(postgres: Server) -> Server:
+    """A server that copies new databases from one with our tables, which is quicker than making them each time."""
+    url = postgres.new_database()
+    Store.open(url).close()
+    postgres.template = url.partition("@/")[2].partition("?")[0]
+    return postgres
+
+
+@pytest.fixture(params=ON_BOTH)
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where there is nothing yet, on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return str(tmp_path / "plumb.db")
+    server: Server = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture(params=ON_BOTH)
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store without anybody's data is, on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return str(tmp_path / "plumb.db")
+    server: Server = request.getfixturevalue("postgres_with_tables")
+    return server.new_database(f"TEMPLATE {server.template}")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(where: str, clock: Clock) -> Iterator[Store]:
+    with Store.open(where, clock=clock) as store:
+        yield store
