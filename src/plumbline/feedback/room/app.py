@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends, FastAPI
 from starlette.responses import RedirectResponse
 
-from plumbline.feedback.room import labeler
+from plumbline.feedback.room import desk, labeler
 from plumbline.web.auth import LASTS, Visitor, needs
 from plumbline.web.site import create_site
 
@@ -45,6 +45,7 @@ def create_app(store: Store, queue: Queue, **limits: Any) -> FastAPI:
     app.state.store = store
     app.state.queue = queue
     app.include_router(labeler.router)
+    app.include_router(desk.router)
 
     @app.get("/")
     def first_page(visitor: Annotated[Visitor, Depends(needs(*ROLES))]) -> RedirectResponse:
