@@ -81,6 +81,7 @@ def test_every_shape_of_a_pair_is_the_same_pair(line: dict[str, Any], prompt: An
     pair = as_comparison(line)
     assert isinstance(pair, Pair)
     assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, "Air it.", "Move.")
+    assert not pair.model_extra, "no text is there twice"
 
 
 def test_a_ranking_is_read_as_one() -> None:
@@ -114,6 +115,7 @@ RATINGS: dict[str, tuple[dict[str, Any], Any]] = {
 def test_every_shape_of_a_rating_is_the_same_rating(line: dict[str, Any], prompt: Any) -> None:
     rating = as_rating(line)
     assert (rating.prompt, rating.completion, rating.label) == (prompt, "Air it.", True)
+    assert not rating.model_extra
 
 
 DEMONSTRATIONS: dict[str, dict[str, Any]] = {
@@ -130,6 +132,7 @@ DEMONSTRATIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("line", DEMONSTRATIONS.values(), ids=DEMONSTRATIONS)
 def test_every_shape_of_a_demonstration_is_the_same(line: dict[str, Any]) -> None:
     assert as_demonstration(line).messages == [USER, reply("Air it.")]
+    assert not as_demonstration(line).model_extra
 
 
 def test_a_function_call_becomes_a_call_of_tools() -> None:

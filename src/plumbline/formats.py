@@ -196,7 +196,7 @@ def as_comparison(line: Line) -> Ranking | Pair:
         prompt, chosen, rejected = part_of_both(chosen, rejected)
     else:
         prompt = asked(line)
-    return parse(Pair, {**line, "prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return parse(Pair, {**rest_of(line), "prompt": prompt, "chosen": chosen, "rejected": rejected})
 
 
 def as_rating(line: Line) -> Rating:
@@ -204,7 +204,7 @@ def as_rating(line: Line) -> Rating:
     if "completion" in line:
         return parse(Rating, {**line, "label": label})
     prompt, answer = with_answer(line)
-    return parse(Rating, {**line, "prompt": prompt, "completion": answer, "label": label})
+    return parse(Rating, {**rest_of(line), "prompt": prompt, "completion": answer, "label": label})
 
 
 def as_demonstration(line: Line) -> Demonstration:
@@ -213,10 +213,19 @@ def as_demonstration(line: Line) -> Demonstration:
     prompt, answer = with_answer(line)
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     reply = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
-    return parse(Demonstration, {**line, "messages": [*turns, *reply]})
+    return parse(Demonstration, {**rest_of(line), "messages": [*turns, *reply]})
 
 
 # ---- the parts of a line
+
+TRANSLATED = {"instruction", "input", "history", "system", "conversations", "messages", "output", "kto_tag"}
+TRANSLATED |= {"prompt", "completion", "chosen", "rejected"}
+"""Fields with the texts of a line, which the record has in its own."""
+
+
+def rest_of(line: Line) -> dict[str, Any]:
+    """What a line says beside its texts. They are not to be there twice: who cleans a record cleans its own fields."""
+    return {name: value for name, value in line.items() if name not in TRANSLATED}
 
 
 def is_factory(line: Line) -> bool:
@@ -323,6 +332,8 @@ class RankingEvent(BaseModel):
     ranked_message_ids: list[str] = []
     ranks: dict[str, int | None] | None = None
     """Ours: the same with ties, and with None for a reply that makes no sense. Others have no place for those."""
+    instruction_version: Id | None = None
+    """Ours."""
     not_rankable: bool | None = None
 
 
@@ -346,7 +357,6 @@ class Node(BaseModel):
     # ours, where we wrote the tree
     set_id: Id | None = None
     prompt_id: Id | None = None
-    instruction_version: Id | None = None
     split: str | None = None
 
     @property
@@ -380,26 +390,31 @@ def rankings_of(node: Node, prompt: list[Message]) -> list[Ranking]:
     """Nothing where fewer than two replies have ranks."""
     there = [reply for reply in node.replies or () if not reply.deleted and not reply.synthetic]
     judged = [reply for reply in there if reply.rank is not None or reply.refused]
-    votes: dict[str, list[int | None] | None] = {
-        event.user_id or f"oasst-{number}": order_of(event, judged)
+    votes = [
+        (event.user_id or f"oasst-{number}", event.instruction_version, order_of(event, judged))
         for number, event in enumerate(node.events.ranking if node.events else (), 1)
-    }
-    if not votes or None in votes.values():
-        votes = {"oasst": [None if reply.rank is None else reply.rank + 1 for reply in judged]}
+    ]
+    if not votes or any(ranks is None for _, _, ranks in votes):
+        votes = [("oasst", None, [None if reply.rank is None else reply.rank + 1 for reply in judged])]
         judged = judged if sum(reply.rank is not None for reply in judged) > 1 else []
     if len(judged) < 2:
         return []
-    said = {
-        "set_id": node.set_id or node.message_id,
-        "prompt_id": node.prompt_id,
-        "prompt": prompt,
-        "completions": [reply.text for reply in judged],
-        "instruction_version": node.instruction_version or "oasst",
-        "split": node.split,
-    }
     return [
-        parse(Ranking, {**said, "ranks": ranks, "flags": [rank is None for rank in ranks or ()], "labeler_id": labeler})
-        for labeler, ranks in votes.items()
+        parse(
+            Ranking,
+            {
+                "set_id": node.set_id or node.message_id,
+                "prompt_id": node.prompt_id,
+                "prompt": prompt,
+                "completions": [reply.text for reply in judged],
+                "ranks": ranks,
+                "flags": [rank is None for rank in ranks or ()],
+                "labeler_id": labeler,
+                "instruction_version": version or "oasst",
+                "split": node.split,
+            },
+        )
+        for labeler, version, ranks in votes
     ]
 
 
