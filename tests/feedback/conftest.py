@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from collecting import Clock
+from plumbline.feedback import schema
 from plumbline.feedback.store import Store
 
 ON_BOTH = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -30,7 +31,7 @@ class Server:
     """A PostgreSQL server that only this test run sees: a folder, a socket in it, no port."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
-        self.programs, self.folder, self.numbers, self.template = programs, folder, count(), ""
+        self.programs, self.folder, self.numbers = programs, folder, count()
         # initdb refuses root.
         self.user: dict[str, Any] = {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
         if self.user:
@@ -80,12 +81,11 @@ def postgres() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def postgres_with_tables(postgres: Server) -> Server:
-    """A server that copies new databases from one with our tables, which is quicker than making them each time."""
+def with_tables(postgres: Server) -> str:
+    """A database with our tables, which the tests use one after the other; to make one for each takes seconds."""
     url = postgres.new_database()
     Store.open(url).close()
-    postgres.template = url.partition("@/")[2].partition("?")[0]
-    return postgres
+    return url
 
 
 @pytest.fixture(params=ON_BOTH)
@@ -102,8 +102,10 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a store without anybody's data is, on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         return str(tmp_path / "plumb.db")
-    server: Server = request.getfixturevalue("postgres_with_tables")
-    return server.new_database(f"TEMPLATE {server.template}")
+    url: str = request.getfixturevalue("with_tables")
+    with Store.open(url) as store, store.write() as connection:
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(schema.metadata.tables)} RESTART IDENTITY")
+    return url
 
 
 @pytest.fixture

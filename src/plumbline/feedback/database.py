@@ -166,9 +166,12 @@ class Database:
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Puts a copy that `backup` wrote in the place of all that the SQLite database holds."""
         self._only_sqlite("pg_restore --clean")
-        copy = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"there is no backup {str(path)!r}: check its name and folder")
+        copy = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         try:
-            check_copy(copy, Path(path))
+            check_copy(copy, path)
             with self._explained(), self._writer(), self.engine.connect() as connection:
                 copy.backup(sqlite_connection(connection))
         finally:
