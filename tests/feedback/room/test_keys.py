@@ -22,7 +22,7 @@ def shown(page: Any) -> list[str]:
 
 def saved(page: Any) -> None:
     """Waits until everything is stored."""
-    page.wait_for_function("() => document.querySelector('#saved').textContent === 'All saved'")
+    page.wait_for_function("() => document.querySelector('#saved')?.textContent === 'All saved'")
 
 
 def on_page(page: Any, prompt: str) -> None:

@@ -12,7 +12,8 @@ import { Past, beginning, inWords } from "./past.js";
 import { Tray } from "./tray.js";
 
 const DRAFT_AFTER = 500; // milliseconds of rest after a change
-const ASK_AGAIN = 15000; // milliseconds until we ask for a set once more where there was none
+const ASK_AGAIN = 15000; // milliseconds until we ask for a set once more where there was none,
+const TRY_AGAIN = 4000; // and where the server did not answer
 const byId = (name) => document.getElementById(name);
 
 class Room {
@@ -67,7 +68,8 @@ class Room {
   }
 
   wait(trouble) {
-    this.later = setTimeout(() => this.load(), ASK_AGAIN);
+    clearTimeout(this.later);
+    this.later = setTimeout(() => this.load(), trouble ? TRY_AGAIN : ASK_AGAIN);
     if (this.ballot) return;
     const text = trouble ? `The next set is not here yet. ${trouble}` : "Nothing to rank right now. This page looks again by itself.";
     byId("nothing").replaceChildren(make("h2", {}, trouble ? "One moment" : "Thank you"), make("p", {}, text));
@@ -236,6 +238,7 @@ class Room {
     const notice = byId("trouble");
     const wasHidden = notice.hidden;
     notice.hidden = !trouble && !refused.length;
+    if (notice.hidden && !wasHidden) this.load(); // the server is back
     if (notice.hidden) return;
     const many = waiting === 1 ? "1 answer is" : `${waiting} answers are`;
     const where = unkept ? "Keep this page open: this browser's storage is full." : `${many} kept in this browser and sent again until stored.`;
@@ -244,7 +247,7 @@ class Room {
       parts.push(make("p", {}, `An answer was not accepted: ${item.sentence}`), make("button", { type: "button", onclick: () => this.outbox.drop(item) }, "Give it up"));
     }
     notice.replaceChildren(...parts);
-    if (wasHidden) announce(notice.textContent);
+    if (wasHidden) announce([...notice.querySelectorAll("p")].map((each) => each.textContent).join(" "));
   }
 
   // ---- listening

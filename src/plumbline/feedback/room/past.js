@@ -20,8 +20,10 @@ export class Past {
     return this.#items;
   }
 
+  /** Puts what the server remembers below what was said since this page was loaded. */
   start(items) {
-    this.#items = items;
+    const before = items.filter((item) => !this.#items.some((each) => isSame(each, item)));
+    this.#items = [...this.#items, ...before].slice(0, KEPT);
     this.#show();
   }
 
