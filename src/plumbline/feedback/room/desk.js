@@ -34,6 +34,9 @@ async function keepUp() {
 
 if (desk.querySelector("[data-live]")) setTimeout(keepUp, EVERY);
 
+// On a phone the places are a row that scrolls: the present one should be in sight.
+document.querySelector(".places [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+
 for (const field of document.querySelectorAll("[data-select]")) {
   field.addEventListener("focus", () => field.select());
 }

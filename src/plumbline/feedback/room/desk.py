@@ -7,16 +7,18 @@ one, puts the parts that changed in place.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Query, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
+from plumbline.feedback.room.downloads import WORDS, Choice, download, folder_of
 from plumbline.feedback.room.figures import Reckoner, pace
 from plumbline.feedback.room.people import evidence_about, show_people, show_person
 from plumbline.feedback.room.shown import (
     a_page,
+    listed,
     moment,
     number,
     show_agreement,
@@ -25,8 +27,10 @@ from plumbline.feedback.room.shown import (
     show_progress,
     show_versions,
 )
+from plumbline.feedback.selection import SPLITS
 from plumbline.feedback.sign_in import Role
 from plumbline.feedback.store import Store
+from plumbline.records import Split
 from plumbline.web.auth import Visitor, needs
 from plumbline.web.errors import Refusal
 
@@ -40,6 +44,7 @@ PLACES = (
     ("/manager/differences", "Differences"),
     ("/manager/flags", "Flags"),
     ("/manager/instructions", "Instructions"),
+    ("/manager/export", "Export"),
     ("/label", "Rank"),
 )
 LINK_DAYS = 7
@@ -255,3 +260,42 @@ def link_page(request: Request, labeler_id: str) -> Response:
     token = store.new_link(labeler_id, timedelta(days=LINK_DAYS))
     link = str(request.base_url) + f"sign-in/{token}"
     return page(request, "desk-link.html", person=person, link=link, link_days=LINK_DAYS)
+
+
+# ---- the way out
+
+
+@router.get("/export")
+def export(request: Request, visitor: Manager) -> Response:
+    store = store_of(request)
+    names = {each.labeler_id: each.name for each in store.labelers()}
+    folder = folder_of(store)
+    return page(
+        request,
+        "desk-export.html",
+        formats=[(name, title, meaning) for name, (title, meaning) in WORDS.items()],
+        criteria=store.criteria(),
+        split=folder is not None and (folder / SPLITS).exists(),
+        without=listed([names[each] for each in store.excluded()]),
+    )
+
+
+@router.get("/export/file")
+def export_file(
+    request: Request,
+    visitor: Manager,
+    format: str,
+    criterion: str = "",
+    part: str = "",
+    merged: bool = False,
+    clean: bool = False,
+) -> Response:
+    if part not in ("", "train", "validation", "test"):
+        raise Refusal(422, f"There is no split {part!r}: take train, validation or test.")
+    chosen = Choice(format, criterion or None, merged, cast("Split", part) if part else None, clean)
+    name = "-".join(filter(None, ("plumbline", format, part))) + ".jsonl"
+    return StreamingResponse(
+        download(store_of(request), chosen),
+        media_type="application/jsonl",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )

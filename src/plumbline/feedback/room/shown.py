@@ -248,7 +248,7 @@ def show_flag(flag: Flagged, of: ComparisonSet, names: Mapping[str, str]) -> Fla
 
 def listed(names: Sequence[str]) -> str:
     """Names as one says them: "Ann, Ben and Cem"."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 # ---- instructions
