@@ -12,13 +12,14 @@ from collecting import Clock, a_set, some_sets
 from plumbline.errors import BadRecord, UserError
 from plumbline.feedback.sets import CHUNK, chunks
 from plumbline.feedback.store import Added, Store
-from plumbline.records import ComparisonSet
+from plumbline.records import ComparisonSet, Rating, parse
 
 TEXTS = {
     "right to left": "שלום, עולם \u202eolleh\u202c",
     "Chinese, Japanese, Korean": "你好，世界。こんにちは 안녕하세요 𠮷野家",
     "U+0000": "before\0after\0",
     "the escape character": "\x10\x100\x101\0\x10",
+    "what looks like an escape": "\x100 \x101 \x10",
     "scripts": "<script>alert('x')</script> & \"quotes\" \\ %s :name ${x} {y}",
     "line ends and spaces": " \r\n\t\u2028 x \u00a0",
     "joined characters": "e\u0301 é 👩‍👩‍👧 ﷽",
@@ -108,6 +109,17 @@ def test_the_longest_ids_fit(store: Store) -> None:
     name = "語" * 300
     store.add_sets([a_set(name, prompt_id=name, user_id=name)], criterion=name)
     assert store.comparison_set(name).prompt_id == name
+
+
+def test_a_prompt_of_one_turn_is_the_same_as_its_text(store: Store) -> None:
+    text = a_set("s")
+    turn = a_set("s", prompt=[{"role": "user", "content": text.prompt}])
+    assert text.prompt_id == turn.prompt_id
+    store.add_sets([text])
+    assert store.add_sets([turn]) == Added(0, 1)
+    assert store.add_sets([turn.model_copy(update={"set_id": "t"})]) == Added(1, 0)
+    store.add_rating(parse(Rating, {"prompt": turn.prompt, "completion": "x", "label": True}), "u")
+    assert [each.prompt for each in store.sets()] == [text.prompt, text.prompt]
 
 
 def test_an_unknown_set_is_said(store: Store) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, inser
 
 from plumbline.errors import BadRecord, UserError
 from plumbline.feedback import schema
-from plumbline.feedback.sets import Shelf, checked_id, digest
+from plumbline.feedback.sets import Shelf, checked_id, digest, turns_of
 from plumbline.files import shown
 from plumbline.records import ComparisonSet, Ranking
 
@@ -158,7 +158,7 @@ def place_rankings(
             if each.set_id not in shown_there:
                 shelf.place(set_of(each))
                 shown_there[each.set_id] = content
-            elif content != shown_there[each.set_id] or shelf.prompts[each.prompt_id] != digest(each.prompt):
+            elif content != shown_there[each.set_id] or shelf.prompts[each.prompt_id] != digest(turns_of(each.prompt)):
                 raise BadRecord(f"the set {each.set_id!r} is there with other content: a set never changes, rename it")
             sound.append(each)
         except BadRecord as error:

@@ -277,7 +277,7 @@ def set_row(given: ComparisonSet, criterion: str, at: datetime) -> tuple[dict[st
     own = {name: data.pop(name) for name in ComparisonSet.model_fields}
     name = checked_id("`criterion`", own["criterion"] or criterion)
     user_id = data.get("user_id")
-    content = [own["prompt_id"], own["prompt"], name, own["completions"]]
+    content = [own["prompt_id"], turns_of(own["prompt"]), name, own["completions"]]
     row = {
         "set_id": checked_id("`set_id`", given.set_id),
         "criterion": name,
@@ -295,7 +295,12 @@ def set_row(given: ComparisonSet, criterion: str, at: datetime) -> tuple[dict[st
 
 
 def prompt_row(prompt_id: str, prompt: str | list[Message]) -> dict[str, Any]:
-    return {"prompt_id": checked_id("`prompt_id`", prompt_id), "digest": digest(prompt), "prompt": prompt}
+    return {"prompt_id": checked_id("`prompt_id`", prompt_id), "digest": digest(turns_of(prompt)), "prompt": prompt}
+
+
+def turns_of(prompt: str | list[Message]) -> list[Message]:
+    """The prompt in the one form in which a text equals the one turn of a user that it stands for."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def prompts_there(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
