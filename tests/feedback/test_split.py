@@ -143,6 +143,13 @@ def test_the_cap_is_kept_and_what_has_a_split_stays() -> None:
     assert check(more, Plan(cap=4)).left_out == 50 + 18
 
 
+def test_a_prompt_over_the_cap_of_one_of_its_users_is_left_out_for_both() -> None:
+    shared = prompt(words(0), "b")
+    done = split([*[prompt(words(number), "a") for number in range(6)], shared], Plan(cap=3))
+    assert done[6].split == done[0].split
+    assert sum(each.split is not None for each in done[:6]) == 3
+
+
 def test_another_key_keeps_organisations_whole() -> None:
     prompts = [prompt(words(number), f"u{number}", organisation=f"o{number % 4}") for number in range(40)]
     plan = Plan(key="organisation", shares=(0.5, 0.25, 0.25))

@@ -17,7 +17,7 @@ Of one user at most `cap` prompts are kept, chosen by the seed (Ouyang et al. 20
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -84,20 +84,20 @@ def by_key(prompts: Sequence[PromptRecord], key: str) -> Ints:
 
 
 def over_cap(prompts: Sequence[PromptRecord], plan: Plan) -> list[bool]:
-    """Whether a prompt is one too many of its writer. What has a split already comes first, then the seed decides."""
-    taken: defaultdict[str, set[str]] = defaultdict(set)
-    over = [False] * len(prompts)
-    for place in sorted(
-        range(len(prompts)), key=lambda place: (prompts[place].split is None, draw(plan.seed, prompts[place].prompt_id))
-    ):
-        who, name = writer(prompts[place], plan.key), prompts[place].prompt_id
-        if not plan.cap or who is None or name in taken[who]:
-            continue
-        if len(taken[who]) < plan.cap:
-            taken[who].add(name)
+    """Whether a prompt is one too many of somebody who wrote it. Those with a split go first, then the seed decides."""
+    writers: defaultdict[str, set[str]] = defaultdict(set)
+    for each in prompts:
+        if who := writer(each, plan.key):
+            writers[each.prompt_id].add(who)
+    placed = {each.prompt_id for each in prompts if each.split is not None}
+    taken: Counter[str] = Counter()
+    over = set()
+    for name in sorted(writers, key=lambda name: (name not in placed, draw(plan.seed, name))) if plan.cap else ():
+        if max(taken[who] for who in writers[name]) < plan.cap:
+            taken.update(writers[name])
         else:
-            over[place] = True
-    return over
+            over.add(name)
+    return [each.prompt_id in over for each in prompts]
 
 
 def assign(groups: Ints, prompts: Sequence[PromptRecord], plan: Plan) -> list[Split]:
