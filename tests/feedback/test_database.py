@@ -13,13 +13,13 @@ from sqlalchemy import inspect
 
 from collecting import a_set, some_sets
 from plumbline.errors import BadProject, MissingExtra, UserError
-from plumbline.feedback import database, schema
+from plumbline.feedback import database, migrations, schema
 from plumbline.feedback.database import file_system
 from plumbline.feedback.migrations import upgrade
 from plumbline.feedback.store import Store
 from plumbline.project import Project
 
-REVISIONS = [schema.REVISION]
+REVISIONS = sorted(path.name[1:5] for path in Path(migrations.__file__).parent.glob("m[0-9]*.py"))
 
 
 def differences(store: Store) -> list[object]:
@@ -38,6 +38,10 @@ def test_a_new_database_has_the_tables_of_the_schema(empty: str) -> None:
     with Store.open(empty) as store:
         assert differences(store) == []
         assert set(inspect(store.engine).get_table_names()) == {*schema.metadata.tables, "alembic_version"}
+
+
+def test_the_schema_names_the_newest_of_the_migrations() -> None:
+    assert REVISIONS[-1] == schema.REVISION and len(set(REVISIONS)) == len(REVISIONS)
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -148,7 +152,7 @@ def test_sqlite_waits_for_the_disk_and_checks_keys(tmp_path: Path) -> None:
     [
         ("mysql://me:secret@host/db", r"'mysql://me:\*\*\*@host/db' is a database that we do not know"),
         ("sqlite://", "is a database that we do not know: there are SQLite and PostgreSQL"),
-        ("post gres://", "'post gres://' is no database URL: write postgresql://USER@HOST/NAME"),
+        ("post gres://me:secret@host", r"'post gres://\.\.\.' is no database URL: write postgresql://USER@HOST/NAME"),
         ("/no/such/folder/plumb.db", "there is no folder '/no/such/folder' to keep the database in"),
         (
             "postgresql://me:secret@127.0.0.1:9/db",
@@ -169,6 +173,25 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text().startswith("not a database")
 
 
+def test_a_folder_that_takes_no_files_is_said() -> None:
+    with pytest.raises(BadProject, match="'/proc/plumb.db' cannot be made or written: "):
+        Store.open("/proc")
+
+
+@pytest.mark.postgres
+def test_a_turn_sees_what_the_turn_before_wrote_on_a_server_that_would_not_show_it(
+    request: pytest.FixtureRequest,
+) -> None:
+    url = request.getfixturevalue("postgres").new_database()
+    with Store.open(url) as store:
+        with store.engine.connect() as connection:
+            name = connection.engine.url.database
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+            connection.commit()
+    with Store.open(url) as store, store.write("queue") as connection:
+        assert connection.exec_driver_sql("SHOW transaction_isolation").scalar() == "read committed"
+
+
 def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=re.escape("needs the extra `postgres`: pip install 'plumbline[postgres]'")):
@@ -185,7 +208,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused(request: pytest.Fixtu
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 30 22 0:40 / /home rw shared:1 - nfs4 server:/home rw,vers=4.2
-31 30 0:41 / /home/local\\040disk rw - xfs /dev/vdb rw
+31 30 0:41 / /home/local\\040dïsk rw - xfs /dev/vdb rw
 32 22 0:42 / /mnt rw - ext4 /dev/vdc rw
 33 32 0:43 / /mnt rw - cifs //server/share rw
 """
@@ -198,7 +221,7 @@ MOUNTS = """\
         ("/home", "nfs4"),
         ("/home/ann/bot", "nfs4"),
         ("/homes", "ext4"),
-        ("/home/local disk/bot", "xfs"),
+        ("/home/local dïsk/bot", "xfs"),
         ("/mnt/x", "cifs"),
     ],
 )

@@ -138,6 +138,7 @@ def test_a_labeler_gets_no_set_twice_unless_asked_to(store: Store) -> None:
     claim = queue.claim(ann.labeler_id, again=True)
     assert claim is not None and claim.again and claim.set.set_id == "s0"
     assert queue.claim(ann.labeler_id, again=True) == claim
+    assert store.progress() == Progress(partly=3)  # it takes nobody's place
     assert store.submit(said(claim, ann)).surplus is False
     assert store.progress() == Progress(partly=3)  # a second ranking of one person is not one of another
     assert claimed(queue, ann, again=True) == "s1"

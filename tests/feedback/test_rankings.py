@@ -112,11 +112,12 @@ def test_what_is_submitted_later_is_in_force_and_what_was_said_before_stays(stor
 
 def test_two_tabs_submit_the_same_set(store: Store, ann: Labeler) -> None:
     store.add_sets(some_sets(1))
+    store.set_overlap(Overlap(each=2))
     one, two = claim_for(store, ann), claim_for(store, ann)
     store.submit(said(one, ann, "one", (1, 2, 3)))
     store.submit(said(two, ann, "two", (1, 1, 1)))
     assert [each.ranks for each in store.rankings()] == [(1, 1, 1)]
-    assert store.progress(criterion="helpful") == Progress(partly=1)
+    assert store.progress() == Progress(partly=1)  # one person, however often they say it
 
 
 def test_the_last_ten_can_be_changed_and_no_more(store: Store, ann: Labeler) -> None:
@@ -246,6 +247,7 @@ def test_history_is_what_the_labeler_did_last(store: Store, ann: Labeler, clock:
     rank(store, ann, 2, 1, 1)
     rank(store, bo, 1, 1, 1)
     assert [past.set.set_id for past in store.history(ann.labeler_id)] == ["s3", "s2", "s1", "s0"]
+    assert [store.ranked_by(who.labeler_id) for who in (ann, bo)] == [3, 1]
     assert [past.set.set_id for past in store.history(ann.labeler_id, last=2)] == ["s3", "s2"]
     first = store.history(ann.labeler_id)[-1]
     assert (first.ranks, first.flags) == ((1, 2, None), (False, False, True))

@@ -67,6 +67,12 @@ def worker(where: str, people: list[Labeler]) -> Iterator[subprocess.Popen[str]]
         process.stdin.close()
 
 
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
 def ranked_by(store: Store) -> dict[str, list[str]]:
     """Who ranked each set; somebody who did so twice is there twice."""
     found: dict[str, list[str]] = {}
@@ -178,7 +184,9 @@ def test_processes_that_rank_together_fill_each_place_once(where: str) -> None:
         with worker(where, people[:3]) as one, worker(where, people[3:6]) as two, worker(where, people[6:]) as three:
             for each in (one, two, three):
                 assert each.stdout and each.stdout.readline() == "ready\n"
-            acknowledged = [each.communicate("go\n")[0].splitlines() for each in (one, two, three)]
+            for each in (one, two, three):
+                go(each)
+            acknowledged = [each.communicate()[0].splitlines() for each in (one, two, three)]
             assert [each.returncode for each in (one, two, three)] == [0, 0, 0]
         ranked = ranked_by(store)
         assert sorted(f"{by} {of} False" for of, names in ranked.items() for by in names) == sorted(
@@ -199,9 +207,8 @@ def test_what_a_killed_process_acknowledged_is_there_once_and_its_leases_come_ba
     acknowledged: list[str] = []
     for _ in range(6):
         with worker(where, people) as process:
-            assert process.stdout and process.stdin and process.stdout.readline() == "ready\n"
-            process.stdin.write("go\n")
-            process.stdin.flush()
+            assert process.stdout and process.stdout.readline() == "ready\n"
+            go(process)
             for _ in range(lots.randint(1, 12)):
                 acknowledged += process.stdout.readline().split("\n")[:1]
             process.send_signal(signal.SIGKILL)

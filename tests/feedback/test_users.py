@@ -167,6 +167,18 @@ def test_an_erasure_names_the_projects_versions_that_were_trained_on_the_data(tm
         assert store.erase("u1").versions == ("reward@2",)
 
 
+def test_the_number_of_an_erased_ranking_is_not_given_again(store: Store) -> None:
+    ann = store.add_labeler("Ann")
+    numbers = []
+    for name in ("s0", "s1"):
+        store.add_sets([a_set(name, user_id=name)])
+        claim = Queue(store).claim(ann.labeler_id)
+        assert claim is not None
+        numbers.append(store.submit(said(claim, ann)).event_id)
+        store.erase(name)
+    assert numbers[0] < numbers[1]
+
+
 def test_a_user_who_is_not_there_is_no_error(store: Store) -> None:
     erased = store.erase("nobody")
     assert set(erased.rows.values()) == {0} and erased.versions == erased.data_hashes == ()

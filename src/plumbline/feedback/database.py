@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -27,9 +28,10 @@ Turn = Literal["migration", "queue", "sets", "drafts"]
 
 FILE = "plumb.db"
 PATIENCE = 60.0  # seconds that a writer waits for other processes
+# Whoever takes several turns takes them in this order, so that no two wait for each other.
 TURNS: dict[Turn, int] = {"migration": 1, "queue": 2, "sets": 3, "drafts": 4}
-# Whoever takes several takes them in this order, so that nobody waits for each other.
 TURN_SPACE = 0x504C554D  # "PLUM": apart from the advisory locks of whatever else uses the server
+
 WRITERS: defaultdict[str, Lock] = defaultdict(Lock)
 """One lock for each SQLite file that this process writes: threads then take turns without polling the file."""
 
@@ -45,8 +47,8 @@ class Database:
         self.clock = clock
         self.project = project
         self.engine = engine
-        self.where = engine.url.render_as_string(hide_password=True)
         self.file = Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
+        self.where = str(self.file or engine.url.render_as_string(hide_password=True))
         self._writing = engine.execution_options(writes=True)
 
     @classmethod
@@ -126,6 +128,8 @@ class Database:
                         self._migrate(connection)
         except DatabaseError as error:
             raise BadProject(f"{self.where!r} cannot be used as a database: {str(error.orig).strip()}") from error
+        except OSError as error:
+            raise BadProject(f"{self.where!r} cannot be made or written: {error.strerror}") from error
 
     def _revision(self, connection: Connection) -> str | None:
         if not inspect(connection).has_table("alembic_version"):
@@ -219,7 +223,8 @@ def located(where: str | Path | Project) -> URL:
         try:
             url = make_url(where)
         except ArgumentError:
-            raise BadProject(f"{where!r} is no database URL: write postgresql://USER@HOST/NAME") from None
+            begin = where.partition("://")[0]  # the rest may hold a password
+            raise BadProject(f"'{begin}://...' is no database URL: write postgresql://USER@HOST/NAME") from None
         if url.get_backend_name() in ("postgres", "postgresql"):
             return url.set(drivername="postgresql+psycopg")
         if url.get_backend_name() != "sqlite" or not url.database:
@@ -246,7 +251,7 @@ def file_system(folder: Path, mounts: Path) -> str:
     kind, depth = "", 0
     for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
         before, _, after = line.partition(" - ")
-        at = Path(before.split()[4].encode().decode("unicode_escape"))  # a space is written \040
+        at = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4]))  # a space is \040
         if folder.is_relative_to(at) and len(at.parts) >= depth:  # a later mount hides an earlier one
             kind, depth = after.split()[0], len(at.parts)
     return kind
@@ -274,4 +279,7 @@ def sqlite_engine(url: URL) -> Engine:
 def postgres_engine(url: URL) -> Engine:
     if find_spec("psycopg") is None:
         raise MissingExtra("postgres", "a PostgreSQL database")
-    return create_engine(url, pool_pre_ping=True, max_overflow=40, connect_args={"connect_timeout": 10})
+    # A turn must see what the turn before it wrote, whatever the server's own default is.
+    return create_engine(
+        url, isolation_level="READ COMMITTED", pool_pre_ping=True, max_overflow=40, connect_args={"connect_timeout": 10}
+    )

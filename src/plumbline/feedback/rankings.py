@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from plumbline.errors import BadRecord, UserError
 from plumbline.feedback import schema
@@ -219,6 +219,12 @@ class Rankings(Database):
         """What the labeler submitted or skipped, the latest first."""
         with self.read() as connection:
             return [as_past(connection, row) for row in recent(connection, labeler_id, last)]
+
+    def ranked_by(self, labeler_id: str) -> int:
+        """How many sets the labeler has ranked."""
+        mine = (assignment.labeler_id == labeler_id) & assignment.event.is_not(None) & ~assignment.again
+        with self.read() as connection:
+            return connection.execute(select(func.count()).select_from(schema.assignment).where(mine)).scalar_one()
 
     # ---- all rankings
 

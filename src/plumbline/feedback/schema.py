@@ -82,7 +82,8 @@ class Moment(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only a key of type INTEGER
+# SQLite counts up only a key of type INTEGER, and gives the number of a deleted row again unless it is AUTOINCREMENT.
+Number = BigInteger().with_variant(Integer, "sqlite")
 
 metadata = MetaData(
     naming_convention={
@@ -132,6 +133,7 @@ comparison_set = Table(
     Column("extra", Json, nullable=False),
     Column("completions", Json, nullable=False),
     Index(None, "counted", "number", "draw", "set_id"),  # a claim looks for a set here, without reading the rows
+    sqlite_autoincrement=True,
 )
 
 gold = Table(
@@ -179,6 +181,7 @@ exclusion_event = Table(
     Column("evidence", Json, nullable=False),
     Column("by", Words, nullable=False),
     Column("at", Moment, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 # ---- who has which set; the last row of `overlap` is in force
@@ -193,6 +196,7 @@ overlap = Table(
     Column("lease_seconds", Double, nullable=False),
     Column("gold_share", Double, nullable=False),
     Column("at", Moment, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 ranking_event = Table(
@@ -215,6 +219,7 @@ ranking_event = Table(
     Column("texts", Json),
     Column("at", Moment, nullable=False),
     Index(None, "set_id", "labeler_id", "again", "number"),
+    sqlite_autoincrement=True,
 )
 
 assignment = Table(
@@ -261,6 +266,7 @@ rating_event = Table(
     Column("extra", Json, nullable=False),
     Column("completion", Words, nullable=False),
     Index(None, "user_id", "prompt_id", "answer", "number"),
+    sqlite_autoincrement=True,
 )
 
 edit_event = Table(
@@ -272,6 +278,7 @@ edit_event = Table(
     Column("at", Moment, nullable=False),
     Column("original", Words),
     Column("edited", Words, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 # ---- which data set held which set, so that an erasure can name what has seen it

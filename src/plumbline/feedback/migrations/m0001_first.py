@@ -60,6 +60,7 @@ def make_sets() -> None:
         sa.ForeignKeyConstraint(["prompt_id"], ["prompt.prompt_id"], name="fk_comparison_set_prompt_id"),
         sa.PrimaryKeyConstraint("number", name="pk_comparison_set"),
         sa.UniqueConstraint("set_id", name="uq_comparison_set_set_id"),
+        sqlite_autoincrement=True,
     )
     op.create_index(
         "ix_comparison_set_counted_number_draw_set_id", "comparison_set", ["counted", "number", "draw", "set_id"]
@@ -112,6 +113,7 @@ def make_labelers() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["labeler_id"], ["labeler.labeler_id"], name="fk_exclusion_event_labeler_id"),
         sa.PrimaryKeyConstraint("number", name="pk_exclusion_event"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_exclusion_event_labeler_id", "exclusion_event", ["labeler_id"])
 
@@ -127,6 +129,7 @@ def make_rankings() -> None:
         sa.Column("gold_share", sa.Double(), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("number", name="pk_overlap"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "ranking_event",
@@ -150,6 +153,7 @@ def make_rankings() -> None:
         sa.ForeignKeyConstraint(["set_id"], ["comparison_set.set_id"], name="fk_ranking_event_set_id"),
         sa.PrimaryKeyConstraint("number", name="pk_ranking_event"),
         sa.UniqueConstraint("key", name="uq_ranking_event_key"),
+        sqlite_autoincrement=True,
     )
     op.create_index(
         "ix_ranking_event_set_id_labeler_id_again_number", "ranking_event", ["set_id", "labeler_id", "again", "number"]
@@ -201,6 +205,7 @@ def make_what_users_leave() -> None:
         sa.Column("completion", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["prompt_id"], ["prompt.prompt_id"], name="fk_rating_event_prompt_id"),
         sa.PrimaryKeyConstraint("number", name="pk_rating_event"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_rating_event_prompt_id", "rating_event", ["prompt_id"])
     op.create_index(
@@ -216,6 +221,7 @@ def make_what_users_leave() -> None:
         sa.Column("edited", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["prompt_id"], ["prompt.prompt_id"], name="fk_edit_event_prompt_id"),
         sa.PrimaryKeyConstraint("number", name="pk_edit_event"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_edit_event_prompt_id", "edit_event", ["prompt_id"])
     op.create_index("ix_edit_event_user_id", "edit_event", ["user_id"])
