@@ -25,9 +25,8 @@ def fill(room: Room, page: Any) -> None:
     page.keyboard.type("An edit.")
     page.keyboard.press("Escape")
     page.keyboard.press("Enter")
-    page.evaluate(
-        "() => ['trouble', 'change', 'revising', 'leave'].forEach((name) => (document.getElementById(name).hidden = false))"
-    )
+    for name in ("trouble", "change", "revising", "leave"):
+        page.locator(f"#{name}").evaluate("each => { each.hidden = false; }")
     page.locator("#trouble").evaluate("each => each.append('Trouble with ', document.createElement('del'))")
     page.locator("#change").evaluate(
         "each => { const ins = document.createElement('ins'); ins.append('new'); each.append(ins); }"
