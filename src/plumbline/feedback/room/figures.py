@@ -21,10 +21,11 @@ from plumbline.records import Ranking
 if TYPE_CHECKING:
     from plumbline.feedback.store import Store
 
-QUICK = 1.0
+QUICK = 0.25
 """Seconds of reckoning that a page may wait for; what takes longer is done beside it, and the page shows the last."""
 REST = 9
-"""Times as long as it took, reckoning rests, so that it takes a tenth of the time whatever the number of rankings."""
+"""Times as long as it took, slow reckoning rests, so that it takes a tenth of the time however many rankings there are.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Reckoner:
         return last
 
     def _due(self) -> bool:
-        rested = self.clock() - self._ended >= REST * self._took
+        rested = self._took < QUICK or self.clock() - self._ended >= REST * self._took
         return rested and (self._last is None or self._last.stamp != stamp(self.store))
 
     def _reckon_beside(self) -> None:
