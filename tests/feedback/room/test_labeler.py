@@ -1,4 +1,4 @@
-"""What the labeler's page asks for over HTTP: forged links, two tabs, replays, late leases, sets that are not theirs."""
+"""What the labeler's page asks for over HTTP: forged links, two tabs, replays, late leases, other people's sets."""
 
 from __future__ import annotations
 
