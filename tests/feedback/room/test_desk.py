@@ -178,7 +178,7 @@ def test_one_disagreement_is_shown_with_each_persons_ranks(desk: Desk) -> None:
     first = text.index(HOT_ANSWERS[0])
     assert re.search(r"ann 2 ben 1", text[first:])
     assert re.search(rf"{re.escape(HOT_ANSWERS[1])} Who Rank ann 1 ben 2", text)
-    assert "sets in which people contradict one another" in desk.page("")
+    assert "1 set in which people contradict one another" in desk.page("")
 
 
 def test_flags_say_who_flagged_what(desk: Desk) -> None:
@@ -290,7 +290,7 @@ def test_somebody_who_ranks_upside_down_is_suggested_with_evidence(desk: Desk) -
             slip = number % (5 if who == "ann" else 6) == 0
             ranks = (2, 1, 3) if slip else (1, 2, 3)
             desk.rank(who, name, ranks[::-1] if who == "ben" else ranks)
-    assert "1 labelers whose rankings may not help" in desk.page("")
+    assert "1 labeler whose rankings may not help" in desk.page("")
     text = desk.page("/labelers")
     assert re.search(r"ben chooses as others or gold do \d+\s% of the time on 30 sets", text)
     assert "That looks as if best and worst were swapped." in text

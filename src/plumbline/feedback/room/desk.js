@@ -3,6 +3,7 @@
 import { announce, ask } from "./plumbline.js";
 
 const desk = document.querySelector(".desk");
+const away = document.getElementById("away");
 const EVERY = 4000;
 
 /** Puts the parts of the page as it is now in the place of those that differ, unless somebody is at them. */
@@ -24,9 +25,9 @@ async function keepUp() {
     try {
       const { stamp } = await ask("GET", "/manager/stamp");
       if (stamp !== desk.dataset.stamp) await renew();
-      desk.classList.remove("alone");
+      away.hidden = true;
     } catch {
-      desk.classList.add("alone"); // the server is away: what stands here is old, and says so
+      away.hidden = false;
     }
   }
   setTimeout(keepUp, EVERY);

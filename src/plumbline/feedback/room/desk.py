@@ -92,10 +92,12 @@ def overview(request: Request, visitor: Manager) -> Response:
     store, figures = store_of(request), reckoner_of(request).figures()
     going = pace(store)
     people = show_people(store.labelers(), store.excluded(), figures)
+    to_look_at = sum(1 for each in people if each.reasons)
+    disputes = figures.disputes
     looks = [
-        ("/manager/labelers", sum(1 for each in people if each.reasons), "labelers whose rankings may not help"),
-        ("/manager/differences", figures.disputes.n_differences, "sets in which people contradict one another"),
-        ("/manager/flags", figures.disputes.n_flagged, "answers flagged as making no sense"),
+        ("/manager/labelers", to_look_at, "labeler", "labelers", "whose rankings may not help"),
+        ("/manager/differences", disputes.n_differences, "set", "sets", "in which people contradict one another"),
+        ("/manager/flags", disputes.n_flagged, "answer", "answers", "flagged as making no sense"),
     ]
     facts = [
         ("Rankings in the last day", number(going.last_day)),
