@@ -1,4 +1,4 @@
-"""People's comparisons, ratings and demonstrations make a better model: one file per method.
+"""People's comparisons, ratings, labels and demonstrations make a better model: one file per method.
 
 Each file has a frozen `Config`, pure losses, a `train` that can be read from top to bottom, and `expect`, which says
 what a run would take.
@@ -21,6 +21,7 @@ class Method(NamedTuple):
 METHODS = {
     "sft": Method("plumbline.align.sft", "Learn to answer as people showed it."),
     "lm": Method("plumbline.align.lm", "Go on with pretraining, on your own texts."),
+    "classifier": Method("plumbline.align.classifier", "Put texts into classes, for rewards and rails."),
     "reward": Method("plumbline.align.reward", "Make a reward model from ranked answers."),
     "dpo": Method("plumbline.align.dpo", "Learn from ranked answers, without a reward model."),
     "kto": Method("plumbline.align.kto", "Learn from thumbs up and down."),

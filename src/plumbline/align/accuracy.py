@@ -30,7 +30,7 @@ class Share(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """Pairs of which the model said about the same: how likely, on average, and how often it was so."""
+    """Pairs, or texts, of which the model said about the same: how likely, on average, and how often it was so."""
 
     said: float
     was: float
@@ -123,14 +123,19 @@ def wilson(value: float, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def calibration(cases: Sequence[Case], bins: int = 5) -> tuple[Bin, ...]:
-    """The pairs in bins of like size by how sure the model is of its favourite; `was` is how often that was right."""
-    by_surety = sorted(cases, key=lambda case: abs(case.gap))
-    edges = [len(cases) * number // bins for number in range(bins + 1)]
+def calibration(cases: Sequence[Case]) -> tuple[Bin, ...]:
+    """How sure the model is of its favourite in each pair, and how often that was right."""
+    return in_bins([(1 / (1 + exp(-abs(case.gap))), above(case.gap)) for case in cases])
+
+
+def in_bins(judged: Sequence[tuple[float, float]], bins: int = 5) -> tuple[Bin, ...]:
+    """What was said and whether it was so, in bins of like size, from the least sure to the surest."""
+    by_surety = sorted(judged, key=lambda each: each[0])
+    edges = [len(judged) * number // bins for number in range(bins + 1)]
     return tuple(
         Bin(
-            said=sum(1 / (1 + exp(-abs(case.gap))) for case in part) / len(part),
-            was=sum(above(case.gap) for case in part) / len(part),
+            said=sum(said for said, _ in part) / len(part),
+            was=sum(was for _, was in part) / len(part),
             pairs=len(part),
         )
         for begin, end in zip(edges, edges[1:], strict=False)

@@ -20,8 +20,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbline.formats import read_lines
 from plumbline.errors import BadRecord, UserError
+from plumbline.formats import read_lines
 from plumbline.models.grouped import Group
 from plumbline.models.tokenizer import Tokenizer
 from plumbline.records import Record, held_out, prompt_id

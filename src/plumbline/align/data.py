@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from plumbline.formats import read_comparisons, read_ratings
 from plumbline.errors import BadModel, BadRecord
 from plumbline.files import BAD_LINES_SHOWN
+from plumbline.formats import read_comparisons, read_ratings
 from plumbline.models.chat import encode_prompt
 from plumbline.models.grouped import Group
 from plumbline.models.tokenizer import Tokenizer

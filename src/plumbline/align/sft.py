@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plumbline.align.data import Limits, Part, nothing_left, part_of, tell
-from plumbline.formats import read_demonstrations
 from plumbline.errors import BadRecord, UserError
+from plumbline.formats import read_demonstrations
 from plumbline.models.grouped import Group
 from plumbline.models.tokenizer import Tokenizer
 from plumbline.records import Message

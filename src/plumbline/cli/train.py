@@ -173,15 +173,19 @@ def show_result(folder: Path, name: str) -> None:
             rows.add_row(metric, f"{values[0]:.4g}", f"{values[-1]:.4g}")
     screen().print(rows)
     if (folder / "accuracy.json").is_file():
-        show_accuracy(json.loads((folder / "accuracy.json").read_text(encoding="utf-8")))
+        found = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))
+        (show_confusion if "confusion" in found else show_accuracy)(found)
     note(f"curves: {folder / 'index.html'}")
     typer.echo(name)
+
+
+NOTHING_HELD_OUT = "nothing was held out, so nothing is known about other prompts: --held-out 0.1 keeps a tenth of them"
 
 
 def show_accuracy(found: dict[str, Any]) -> None:
     """How often the rewards agree with people on pairs held out, beside a rule that only counts tokens."""
     if not found["pairs"]:
-        note("nothing was held out, so nothing is known about other prompts: --held-out 0.1 keeps a tenth of them")
+        note(NOTHING_HELD_OUT)
         return
     value, low, high, sets = found["right"]
     longer = found["longer_wins"][0]
@@ -189,3 +193,21 @@ def show_accuracy(found: dict[str, Any]) -> None:
     note(f"held-out pairs in the right order: {value:.1%}, 95 % interval {low:.1%} to {high:.1%}, {sets} sets")
     verdict = "below the interval" if found["beats_length"] else "not below the interval: it may have learned length"
     note(f"always taking {rule}: {max(longer, 1 - longer):.1%}, {verdict}")
+
+
+def show_confusion(found: dict[str, Any]) -> None:
+    """How often a classifier agrees with people on texts held out, beside a rule that always says one class."""
+    from rich.markup import escape
+
+    if not found["examples"]:
+        note(NOTHING_HELD_OUT)
+        return
+    names = [escape(label) for label, *_ in found["classes"]]
+    rows = table("people say", ">learned", ">held out", *(f">it says {name}" for name in names))
+    for (label, learned, held_out, *_), row in zip(found["classes"], found["confusion"], strict=True):
+        rows.add_row(escape(label), *(f"{number:,}" for number in (learned, held_out, *row)))
+    screen().print(rows)
+    value, low, high, prompts = found["right"]
+    note(f"held-out texts in the right class: {value:.1%}, 95 % interval {low:.1%} to {high:.1%}, {prompts} prompts")
+    verdict = "below the interval" if found["beats_commonest"] else "not below the interval: it has learned little"
+    note(f"always saying the commonest class: {found['commonest']:.1%}, {verdict}")

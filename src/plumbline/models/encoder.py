@@ -1,11 +1,19 @@
-"""How an encoder reads text: one text or a pair, with the tokens the model puts around them, never above its limit."""
+"""How an encoder reads text: one text or a pair, with the tokens the model puts around them, never above its limit.
+
+The same way in training and in scoring.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plumbline.models.batches import pad_right
 from plumbline.models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Row(NamedTuple):
@@ -45,6 +53,18 @@ class Reader:
             two.truncate(min(len(two), room))
             one.truncate(room - len(two), direction="left")
         return _row(self._rust.post_process(one, two), cut)
+
+
+def class_outputs(model: Any, rows: Sequence[Row]) -> torch.Tensor:
+    """(rows, classes) from a classifier whose own head finds the place that it reads."""
+    config, device = model.config, model.device
+    ids, mask = pad_right([row.ids for row in rows])
+    # A head that finds its token by id must be able to tell padding from it.
+    inputs = {"input_ids": ids.masked_fill(mask == 0, config.pad_token_id or 0), "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"], _ = pad_right([row.types for row in rows])
+    outputs: torch.Tensor = model(**{name: value.to(device) for name, value in inputs.items()}).logits
+    return outputs
 
 
 def _row(whole: Any, cut: bool) -> Row:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,6 +106,31 @@ def load_classifier(folder: str | Path, *, device: str = "auto", dtype: str | to
     return _load("classifier", folder, device, dtype)
 
 
+def start_classifier(
+    folder: str | Path, labels: Sequence[str], *, device: str = "auto", dtype: str | torch.dtype = "auto"
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model with a head for these classes, to be trained; and the names of the weights that are new, and random.
+
+    New are the head and BERT's pooler where the folder holds an encoder or a decoder alone, or has other classes.
+    """
+    refuse_incomplete(folder, tokenizer=False)
+    place = pick_device(device)
+    model, loading = _read_model(
+        _AUTO["classifier"],
+        folder,
+        dtype=pick_dtype(dtype, place),
+        ignore_mismatched_sizes=True,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+        problem_type="single_label_classification",
+    )
+    new = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
+    body = f"{model.base_model_prefix}."
+    _refuse_lacking(folder, [name for name in new if name.startswith(body) and ".pooler." not in name])
+    return model.eval().to(place), new
+
+
 def load_encoder(folder: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> PreTrainedModel:
     """An encoder without a head, ready for inference."""
     return _load("encoder", folder, device, dtype)
@@ -119,30 +144,39 @@ def _load(wanted: Family, folder: str | Path, device: str, dtype: str | torch.dt
         raise BadModel(f"{str(folder)!r} holds a {held} model ({architecture}), and a {wanted} model is needed here")
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
+    model, loading = _read_model(_AUTO[wanted], folder, dtype=kind)
+    lacking = sorted(loading["missing_keys"])
+    if wanted == "encoder":  # a pooler is BERT's own; embeddings are pooled by us
+        lacking = [name for name in lacking if not name.startswith("pooler.")]
+    _refuse_lacking(folder, lacking)
+    loaded: PreTrainedModel = model.eval().to(place)
+    return loaded
+
+
+def _read_model(auto: str, folder: str | Path, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The model in the folder as that class of transformers has it, and what it says about its weights."""
     import transformers
 
-    auto = getattr(transformers, _AUTO[wanted])
     try:
         with quiet():
-            model, loading = auto.from_pretrained(
+            model, loading = getattr(transformers, auto).from_pretrained(
                 str(folder),
-                dtype=kind,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **options,
             )
     except Exception as error:  # whatever transformers raises is its answer about this folder
         raise BadModel(f"{str(folder)!r} cannot be loaded: {error}") from error
-    lacking = sorted(loading["missing_keys"])
-    if wanted == "encoder":  # a pooler is BERT's own; embeddings are pooled by us
-        lacking = [name for name in lacking if not name.startswith("pooler.")]
+    return model, loading
+
+
+def _refuse_lacking(folder: str | Path, lacking: list[str]) -> None:
+    """BadModel where weights are lacking: transformers would fill them with random numbers."""
     if lacking:
-        # transformers would fill them with random numbers.
         more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
         raise BadModel(f"{str(folder)!r} lacks weights that its config.json promises: {', '.join(lacking[:4])}{more}")
-    loaded: PreTrainedModel = model.eval().to(place)
-    return loaded
 
 
 def pick_device(device: str) -> torch.device:

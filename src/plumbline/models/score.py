@@ -21,7 +21,7 @@ from plumbline.errors import BadModel, UserError
 from plumbline.models import Prompt, Raw, Score
 from plumbline.models.batches import by_length, pad_right
 from plumbline.models.chat import conversation, encode_prompt, is_tokens
-from plumbline.models.encoder import Reader, Row
+from plumbline.models.encoder import Reader, Row, class_outputs
 from plumbline.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ BATCH_TOKENS = 4096
 """Most tokens of one forward pass, padding included."""
 
 Reads = Literal["completion", "pair"]
+
+READS = "plumbline_reads"
+"""Under which name the config of a classifier that was trained here keeps what it reads."""
 
 _say = logging.getLogger(__name__)
 
@@ -64,9 +67,9 @@ class Classifier:
     classifiers are commonly trained with 1 for yes, and said; more need one. Scores of two labels are different
     things, so the scorer's `name` ends with the label wherever there are several.
 
-    `reads` is what the classifier was trained on: the completion alone, or the pair of prompt and completion. An
-    encoder reads the completion unless told otherwise. A decoder reads the pair through its chat template, then
-    exactly one end-of-text token, where its answer is taken.
+    `reads` is what the classifier was trained on: the completion alone, or the pair of prompt and completion. One of
+    ours knows it; else an encoder reads the completion and a decoder the pair, unless told otherwise. A decoder reads
+    the prompt through its chat template, and at the end exactly one end-of-text token, where its answer is taken.
 
     An input above the window loses the beginning of its prompt, then the end of its completion; `truncated` counts
     those so far. `dtype` is the model's precision; in bfloat16 a score moves a little with its batch.
@@ -96,7 +99,8 @@ class Classifier:
         if label is None and len(labels) == 2:
             _say.warning("%r has the classes %r: scoring %r; label= chooses", name, labels, self.label)
         self._alone = len(labels) == 1 or model.config.problem_type in ("multi_label_classification", "regression")
-        self._form = (_Decoder if _reads_last_token(model) else _Encoder)(folder, model, reads)
+        reads = reads or getattr(model.config, READS, None)
+        self._form = (_Decoder if reads_last_token(model) else _Encoder)(folder, model, reads)
         self.reads = self._form.reads
         self.truncated = 0
 
@@ -153,7 +157,7 @@ def plain_text(prompt: Prompt) -> str:
     return "\n".join(f"{message['role']}: {message['content'] or ''}" for message in messages)
 
 
-def _reads_last_token(model: Any) -> bool:
+def reads_last_token(model: Any) -> bool:
     """Whether the head is a decoder's: one linear map, `score`, of the state of a text's last token."""
     import torch
 
@@ -175,14 +179,7 @@ class _Encoder:
 
     def outputs(self, rows: Sequence[Row]) -> torch.Tensor:
         """(batch, classes)"""
-        config, device = self._model.config, self._model.device
-        ids, mask = pad_right([row.ids for row in rows])
-        # A head that finds its token by id must be able to tell padding from it.
-        inputs = {"input_ids": ids.masked_fill(mask == 0, config.pad_token_id or 0), "attention_mask": mask}
-        if getattr(config, "type_vocab_size", 0) > 1:
-            inputs["token_type_ids"], _ = pad_right([row.types for row in rows])
-        outputs: torch.Tensor = self._model(**{name: value.to(device) for name, value in inputs.items()}).logits
-        return outputs
+        return class_outputs(self._model, rows)
 
 
 class _Decoder:
