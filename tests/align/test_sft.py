@@ -23,6 +23,7 @@ from plumbline.models.tokenizer import Tokenizer
 from plumbline.training.checkpoint import latest
 from plumbline.training.devices import Process
 from plumbline.training.learner import Learner
+from plumbline.training.optimise import Optimiser
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -171,9 +172,22 @@ def test_dropout_out_of_range_is_refused(tiny_llama: Path, tmp_path: Path) -> No
         settings(tmp_path, tiny_llama, dropout=1.0)
 
 
-def test_presets_are_settings() -> None:
+def test_the_preset_is_what_the_paper_says() -> None:
+    """Ouyang et al. 2022, appendices C and C.1, for the models of 1.3 and 6 billion parameters: "16 epochs with
+    residual dropout of 0.2", "cosine LR schedule down to 10% of the original learning rate, with no learning rate
+    warmup", "LR of 9.65e-6 and a batch size of 32", Adam with betas of 0.9 and 0.95; and all weights."""
     config = Config(**sft.PRESETS["instructgpt"])
-    assert (config.epochs, config.dropout, config.schedule, config.lr_floor) == (16, 0.2, "cosine", 0.1)
+    assert (config.epochs, config.dropout, config.batch_size, config.lr) == (16, 0.2, 32, 9.65e-6)
+    assert (config.schedule, config.lr_floor, config.warmup, config.lora_rank) == ("cosine", 0.1, 0.0, 0)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = Optimiser.of(config, [weight], steps=1000)
+    rates = []
+    for _ in range(1000):
+        weight.grad = torch.ones(1)
+        rates.append(optimiser.step()["lr"])
+    assert rates[0] == 9.65e-6 and rates[-1] == pytest.approx(0.965e-6, rel=1e-3)
+    assert rates == sorted(rates, reverse=True)
+    assert {group["betas"] for group in optimiser.adam.param_groups} == {(0.9, 0.95)}
 
 
 # ---- the whole

@@ -139,6 +139,41 @@ def test_a_reward_model_from_the_file_to_the_score(plumb: Plumb, pairs: Path, ti
     assert plumb("train", "reward", "--out", "runs/first", "--resume").exit_code == 0
 
 
+def test_a_classifier_says_how_often_it_agrees_with_people(
+    plumb: Plumb, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Class names are shown as they are, brackets included."""
+    labels = {"[joke]": "Knock, knock. Who is there?", "air": "Open the windows at night."}
+    lines = [
+        {"text": f"{text} {number}", "label": label, "split": "validation" if number < 4 else "train"}
+        for number in range(12)
+        for label, text in labels.items()
+    ]
+    data = tmp_path / "labels.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = plumb("train", "classifier", *options(data, tiny_model("bert"), epochs=6, precision="float32"))
+    assert run.exit_code == 0, run.stderr
+    rows = [line.split() for line in run.stdout.splitlines()]
+    assert ["[joke]", "8", "4", "4", "0"] in rows and ["air", "8", "4", "0", "4"] in rows
+    told = " ".join(run.stderr.split())
+    assert "held-out texts in the right class: 100.0%, 95 % interval 67.6% to 100.0%, 8 prompts" in told
+    assert "always saying the commonest class: 50.0%, below the interval" in told
+
+
+def test_the_second_process_says_nothing_of_the_result(
+    plumb: Plumb, monkeypatch: pytest.MonkeyPatch, pairs: Path
+) -> None:
+    """The method is replaced: what runs in two processes is held by the methods' own tests."""
+    monkeypatch.setattr("plumbline.align.kto.train", lambda config, *, resume: "runs/first/model")
+    Path("runs/first").mkdir(parents=True)
+    Path("runs/first/metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    shown = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        shown[rank] = plumb("train", "kto", "--data", pairs, "--out", "runs/first", "--model", "m").stdout
+    assert shown["0"].splitlines()[-1] == "runs/first/model" and shown["1"] == ""
+
+
 def test_in_a_project_the_result_is_a_version_with_what_it_was_made_of(
     plumb: Plumb, pairs: Path, tiny_llama: Path
 ) -> None:

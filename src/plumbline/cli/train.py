@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import tomllib
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -71,7 +72,8 @@ def command_of(method: str) -> Callable[..., None]:
             show_forecast(forecast)
             return
         name = module.train(settings, resume=resume)
-        show_result(Path(settings.out), name)
+        if os.environ.get("RANK", "0") == "0":  # several processes have one result
+            show_result(Path(settings.out), name)
 
     own = [each for each in inspect.signature(run, eval_str=True).parameters.values() if each.name != "values"]
     own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
