@@ -39,11 +39,20 @@ COMMANDS = {
     "sample": Entry("plumbline.cli.sample:sample", "Draw several answers per prompt, ready to be ranked.", ASK),
     "score": Entry("plumbline.cli.score:score", "Give each answer in a file a score.", ASK),
     "label": Entry("plumbline.cli.label:label", "Open the ranking room: people rank answers in a browser.", LEARN),
+    "feedback": Entry(
+        "plumbline.cli.feedback:app", "Bring what people said in and out, and see how far they agree.", LEARN
+    ),
     "train": Entry("plumbline.cli.train:app", "Train a model on what people said.", LEARN),
     "models": Entry("plumbline.cli.models:app", "List, inspect, fetch and share models.", KEEP),
     "versions": Entry("plumbline.cli.versions:versions", "List the project's model versions.", KEEP),
     "promote": Entry("plumbline.cli.versions:promote", "Make a version the one that is served.", KEEP),
     "rollback": Entry("plumbline.cli.versions:rollback", "Go back to the version promoted before.", KEEP),
+    "backup": Entry(
+        "plumbline.cli.backup:backup", "Copy all that people said into one file, also while they go on.", KEEP
+    ),
+    "restore": Entry(
+        "plumbline.cli.backup:restore", "Put a copy in the place of all that the project's people said.", KEEP
+    ),
 }
 
 

@@ -298,6 +298,12 @@ FORMATS = {
 }
 
 
+def format_of(name: str) -> Format:
+    if name not in FORMATS:
+        raise UserError(f"there is no format {name!r}: take one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
 @dataclass(frozen=True)
 class Exported:
     """What was written."""
@@ -316,9 +322,7 @@ def export(records: Iterable[Any], out: Path, format: str, *, force: bool = Fals
     The name says the container: `.jsonl`, `.jsonl.gz`, `.parquet`, and a name without an ending is a folder as the
     `datasets` library reads it. What is there is replaced only with `force`.
     """
-    if format not in FORMATS:
-        raise UserError(f"there is no format {format!r}: take one of {', '.join(FORMATS)}")
-    shape = FORMATS[format]
+    shape = format_of(format)
     if format.startswith("llama-factory") and out.suffix not in (".jsonl", ".parquet"):
         raise UserError(f"{str(out)!r}: LLaMA-Factory reads a .jsonl or a .parquet file, so name one")
     left_out: Counter[str] = Counter()
