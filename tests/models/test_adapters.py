@@ -181,7 +181,7 @@ def test_a_rounded_base_changes_no_bit_under_autocast(
         if rounded:
             hats.round_base(torch.bfloat16)
         with hats.wearing("policy"), torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = hats.model(IDS).logits
+            outputs = forward(hats.model, GROUPS, path="grouped").states
         outputs.float().square().mean().backward()
         hats.export("policy", tmp_path / f"{rounded}")
         exported = load_causal(tmp_path / f"{rounded}", device="cpu", dtype="float32").state_dict()

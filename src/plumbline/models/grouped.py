@@ -19,10 +19,11 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from plumbline.models.batches import pad_left, pad_right
+from plumbline.models.shared_attention import Prompts, attending, blocks, share
 
 if TYPE_CHECKING:
     import torch
@@ -73,11 +74,12 @@ def forward(
         assert group.prompt and group.completions and all(group.completions), "an empty prompt or completion"
     if path == "auto":
         path = "grouped" if pays(groups) and works(model) else "plain"
+    shared = path == "grouped" and shares(model)
     with (
         recomputed(model) if recompute else contextlib.nullcontext(),
         trunk.skipped(groups, path) if trunk is not None else contextlib.nullcontext(),
     ):
-        return (_grouped if path == "grouped" else _plain)(model, groups)
+        return _grouped(model, groups, shared=shared) if path == "grouped" else _plain(model, groups)
 
 
 def pays(groups: Sequence[Group]) -> bool:
@@ -88,11 +90,12 @@ def pays(groups: Sequence[Group]) -> bool:
     return rows * (prompt + completion) >= WORTH * (prompts * prompt + rows * completion)
 
 
-def _grouped(model: Any, groups: Sequence[Group]) -> Answers:
+def _grouped(model: Any, groups: Sequence[Group], *, shared: bool) -> Answers:
+    """With `shared` the completions attend to their prompt's keys in place, else every row gets a copy of them."""
     import torch
 
     device = model.device
-    kept, shared = _layers()
+    kept, copied, in_place = _layers()
     lengths = torch.tensor([len(group.prompt) for group in groups], device=device)
     ids, mask = (each.to(device) for each in pad_left([group.prompt for group in groups]))
     ragged = bool((lengths != lengths[0]).any())
@@ -110,13 +113,16 @@ def _grouped(model: Any, groups: Sequence[Group]) -> Answers:
     completions = [completion for group in groups for completion in group.completions]
     group_of = torch.tensor([number for number, group in enumerate(groups) for _ in group.completions], device=device)
     ids, tail = (each.to(device) for each in pad_right(completions))
-    states = _base(model)(
-        input_ids=ids,
-        attention_mask=torch.cat([mask[group_of], torch.ones_like(tail)], 1) if ragged else None,
-        position_ids=lengths[group_of, None] + torch.arange(ids.shape[1], device=device),
-        past_key_values=_cache([shared(layer, group_of) for layer in prompts]),
-        use_cache=True,
-    ).last_hidden_state
+    parts = blocks([len(group.prompt) for group in groups], [len(group.completions) for group in groups])
+    layers = [in_place(layer, parts) if shared else copied(layer, group_of) for layer in prompts]
+    with attending(model) if shared else contextlib.nullcontext():
+        states = _base(model)(
+            input_ids=ids,
+            attention_mask=torch.cat([mask[group_of], torch.ones_like(tail)], 1) if ragged and not shared else None,
+            position_ids=lengths[group_of, None] + torch.arange(ids.shape[1], device=device),
+            past_key_values=_cache(layers),
+            use_cache=True,
+        ).last_hidden_state
     return _pick(torch.cat([prompt_states[group_of, -1:], states], 1), completions)
 
 
@@ -168,8 +174,8 @@ def _cache(layers: list[Any]) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _layers() -> tuple[Any, Any]:
-    """Two kinds of cache layer that a recomputed forward pass may visit twice."""
+def _layers() -> tuple[Any, Any, Any]:
+    """Kinds of cache layer that a recomputed forward pass may visit twice."""
     import torch
     from transformers.cache_utils import DynamicLayer
 
@@ -182,10 +188,10 @@ def _layers() -> tuple[Any, Any]:
                 self.keys, self.values = key_states, value_states
             return key_states, value_states
 
-    class Shared(DynamicLayer):
-        """The completions' pass: every row reads its prompt's keys and values, and nothing is kept."""
+    class Copied(DynamicLayer):
+        """The completions' pass: every row gets its prompt's keys and values before its own, and nothing is kept."""
 
-        def __init__(self, prompt: Any, group_of: torch.Tensor) -> None:
+        def __init__(self, prompt: Any, group_of: Any) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
             self.lazy_initialization(prompt.keys, prompt.values)
             self.keys: torch.Tensor = prompt.keys
@@ -196,7 +202,13 @@ def _layers() -> tuple[Any, Any]:
             keys = torch.cat([self.keys[self.group_of], key_states], -2)
             return keys, torch.cat([self.values[self.group_of], value_states], -2)
 
-    return Kept, Shared
+    class InPlace(Copied):
+        """The same without the copies, for our own attention."""
+
+        def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+            return share(key_states, Prompts(self.keys, self.values, self.group_of)), value_states
+
+    return Kept, Copied, InPlace
 
 
 @contextlib.contextmanager
@@ -206,10 +218,16 @@ def recomputed(model: Any) -> Iterator[None]:
 
     layers = decoder_layers(model)
 
+    hats = getattr(model, "hats", None)
+
+    @contextlib.contextmanager
+    def as_then(worn: str | None, attention: str) -> Iterator[None]:
+        with hats.wearing(worn) if hats else contextlib.nullcontext(), attending(model, attention):
+            yield
+
     def as_now() -> tuple[Any, Any]:
-        # Backward may come when another adapter is worn; the layers compute again with the one of the forward pass.
-        hats = getattr(model, "hats", None)
-        return contextlib.nullcontext(), hats.wearing(hats.worn) if hats else contextlib.nullcontext()
+        # Backward comes when other things hold; the layers compute again with the forward pass's adapter and attention.
+        return contextlib.nullcontext(), as_then(hats and hats.worn, model.config._attn_implementation)
 
     def again(plain: Any) -> Any:
         return lambda *args, **kwargs: checkpoint(plain, *args, use_reentrant=False, context_fn=as_now, **kwargs)
@@ -229,7 +247,7 @@ _tested: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 def works(model: Any) -> bool:
     """The self-test, once per model: two ragged prompts with two and three completions, grouped against plain."""
     if model not in _tested:
-        why = difference(model, lambda groups: _grouped(model, groups), lambda groups: _plain(model, groups))
+        why = difference(model, partial(_grouped, model, shared=False), partial(_plain, model))
         _tested[model] = not why
         if why:
             kind = type(model).__name__
@@ -238,6 +256,17 @@ def works(model: Any) -> bool:
                 file=sys.stderr,
             )
     return _tested[model]
+
+
+_shares: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def shares(model: Any) -> bool:
+    """Whether completions attend to their prompt in place: on a CPU, where the same self-test finds it exact."""
+    if model not in _shares:
+        alike = partial(difference, model, partial(_grouped, model, shared=True), partial(_plain, model))
+        _shares[model] = model.device.type == "cpu" and not alike()
+    return _shares[model]
 
 
 def difference(

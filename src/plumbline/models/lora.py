@@ -35,8 +35,9 @@ def adapted_linear(
 
     kind = inputs.device.type
     type_ = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
-    outputs: torch.Tensor = _function().apply(inputs, weight, bias, down, up, scale, type_)
-    return outputs
+    rows = inputs.reshape(-1, inputs.shape[-1])
+    outputs: torch.Tensor = _function().apply(rows, weight, bias, down, up, scale, type_)
+    return outputs.view(*inputs.shape[:-1], -1)
 
 
 @lru_cache(maxsize=1)
@@ -60,15 +61,14 @@ def _forward(
 ) -> torch.Tensor:
     import torch
 
-    x = inputs.reshape(-1, inputs.shape[-1]).to(type_)
-    weight, small_down, small_up = weight.to(type_), down.to(type_), up.to(type_)
+    x, weight, small_down, small_up = (each.to(type_) for each in (inputs, weight, down, up))
     with torch.autocast(inputs.device.type, enabled=False):
         inner = x @ small_down.T
         y = torch.nn.functional.linear(x, weight, None if bias is None else bias.to(type_))
         y.addmm_(inner, small_up.T, alpha=scale)
     ctx.save_for_backward(x, weight, small_down, small_up, inner)
     ctx.scale, ctx.like, ctx.types = scale, inputs.dtype, (down.dtype, up.dtype)
-    return y.view(*inputs.shape[:-1], -1)
+    return y
 
 
 def _backward(ctx: Any, by_outputs: torch.Tensor) -> tuple[Any, ...]:
@@ -76,12 +76,11 @@ def _backward(ctx: Any, by_outputs: torch.Tensor) -> tuple[Any, ...]:
 
     x, weight, down, up, inner = ctx.saved_tensors
     with torch.autocast(x.device.type, enabled=False):
-        dy = by_outputs.reshape(-1, by_outputs.shape[-1]).to(x.dtype)
+        dy = by_outputs.to(x.dtype)
         by_inner = (dy @ up).mul_(ctx.scale)
         by_inputs = None
         if ctx.needs_input_grad[0]:
-            by_inputs = (dy @ weight).addmm_(by_inner, down)
-            by_inputs = by_inputs.view(*by_outputs.shape[:-1], -1).to(ctx.like)
+            by_inputs = (dy @ weight).addmm_(by_inner, down).to(ctx.like)
         by_down = (by_inner.T @ x).to(ctx.types[0]) if ctx.needs_input_grad[3] else None
         by_up = (dy.T @ inner).mul_(ctx.scale).to(ctx.types[1]) if ctx.needs_input_grad[4] else None
     return by_inputs, None, None, by_down, by_up, None, None
