@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -104,14 +103,14 @@ def run_streams(size: Size, scratch: Path) -> str:
     for count in size.streams:
         print(f"  {count:,} sets")
         folder = scratch / f"project-{count}"
-        command([], "init", str(folder), cwd=scratch)
+        command("init", str(folder), cwd=scratch)
         write_rankings(folder / "rankings.jsonl", count)
         steps: list[tuple[str, int, list[str]]] = [
             ("import", count, ["import", "rankings.jsonl"]),
             ("export --format trl-dpo", count * 36, ["export", "--format", "trl-dpo", "--out", "pairs.jsonl"]),
         ]
         for name, amount, arguments in steps:
-            seconds, peak = command(["feedback"], *arguments, cwd=folder)
+            seconds, peak = command("feedback", *arguments, cwd=folder)
             rows.append([f"`{name}`", f"{count:,}", f"{amount:,}", f"{seconds:.1f}", f"{amount / seconds:,.0f}", peak])
         with (folder / "pairs.jsonl").open("rb") as file:
             written = sum(1 for _ in file)
@@ -144,14 +143,15 @@ def write_rankings(path: Path, count: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def command(group: list[str], *arguments: str, cwd: Path) -> tuple[float, int]:
+def command(*arguments: str, cwd: Path) -> tuple[float, int]:
     """Seconds and peak memory in MiB of a `plumb` command in a process of its own."""
-    begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "plumbline.cli.main", *group, *arguments], cwd=cwd)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    begun, peak = time.perf_counter(), 0.0
+    process = subprocess.Popen([Path(sys.executable).with_name("plumb"), *arguments], cwd=cwd)
+    while process.poll() is None:
+        peak = max(peak, storm.most_memory(process.pid))
+        time.sleep(0.05)
     assert process.returncode == 0, f"{arguments} ended with {process.returncode}"
-    return time.perf_counter() - begun, usage.ru_maxrss // 1024
+    return time.perf_counter() - begun, round(peak)
 
 
 # ---- all of it

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import multiprocessing
 import random
 import re
 import signal
@@ -91,12 +92,14 @@ class Server:
         self.process.send_signal(signal.SIGINT)
         self.process.wait()
 
-    @property
-    def memory(self) -> float:
-        """The most memory that this server process held, in MiB."""
-        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
-        assert found
-        return int(found[1]) / 1024
+
+def most_memory(pid: int) -> float:
+    """The most memory that a process has held so far, in MiB; 0 where it is gone."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except FileNotFoundError:
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
 
 
 @contextmanager
@@ -298,17 +301,17 @@ def run(database: str, folder: Path, *, minutes: float, kills: bool = True, paus
         def kill(done: Event) -> None:
             nonlocal killed, memory
             done.wait(random.uniform(5, 15))
-            memory = max(memory, server.memory)
+            memory = max(memory, most_memory(server.process.pid))
             if kills and not done.is_set() and time.monotonic() < until:
                 server.kill()
                 server.start()
                 killed += 1
 
-        with ProcessPoolExecutor(PROCESSES) as pool, beside(feed), beside(kill):
+        with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool, beside(feed), beside(kill):
             share = -(-LABELERS // PROCESSES)
             parts = [links[begin : begin + share] for begin in range(0, LABELERS, share)]
             tolds = [each.result() for each in [pool.submit(labor, server.port, part, until, pause) for part in parts]]
-        memory = max(memory, server.memory)
+        memory = max(memory, most_memory(server.process.pid))
         finish(server, store, people)
         server.close()
         return examine(store, merged(tolds), 60 * minutes, killed, memory)

@@ -7,12 +7,15 @@ with equal rewards count one half.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import exp, log1p, sqrt
+from pathlib import Path
 from typing import NamedTuple
 
 from plumbline.align.data import Preference
+from plumbline.files import replaced
 
 
 class Share(NamedTuple):
@@ -68,6 +71,13 @@ class Case(NamedTuple):
     weight: float
     gap: float
     length: int
+
+
+def keep_accuracy(folder: Path, accuracy: Accuracy, **more: float) -> None:
+    """Writes it, and what else is known, to the run's accuracy.json."""
+    found = {**asdict(accuracy), "beats_length": accuracy.beats_length, **more}
+    with replaced(folder / "accuracy.json") as file:
+        file.write(json.dumps(found, indent=2).encode() + b"\n")
 
 
 def measure_accuracy(examples: Sequence[Preference], rewards: Sequence[Sequence[float]]) -> Accuracy:

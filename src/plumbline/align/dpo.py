@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plumbline.align.accuracy import measure_accuracy
+from plumbline.align.accuracy import Accuracy, keep_accuracy, measure_accuracy
 from plumbline.align.answers import answer_logprobs, reference_logprobs
 from plumbline.align.data import Limits, Order, Pairs, Preference, Preferences, announce, load_preferences, pairs_of
 from plumbline.models.tokenizer import Tokenizer
@@ -146,6 +146,9 @@ def train(config: Config, *, resume: bool = False) -> str:
                 metrics.log(step.number, row)
                 if look:
                     checkpoints.save(step.number, score=row.get("held_out_loss"))
+            ratios = all_ratios(config, learner, data.held_out, reference[len(data.train) :])
+        if process.first:
+            keep_accuracy(folder, accuracy_of(config, data.held_out, ratios))
         return keep_model(folder, config, process, learner.save)
 
 
@@ -179,11 +182,22 @@ def measure(
 
     if not held_out:
         return {}
-    own = answer_logprobs(learner, [example.group for example in held_out], config.tokens)
-    ratios = [mine - theirs for mine, theirs in zip(own, reference, strict=True)]
+    ratios = all_ratios(config, learner, held_out, reference)
     loss, _ = loss_of(config, torch.cat(ratios), held_out, held_out)
-    found = measure_accuracy(held_out, [(config.beta * each).tolist() for each in ratios])
-    return {"held_out_loss": loss.item(), "held_out_accuracy": found.right.value}
+    return {"held_out_loss": loss.item(), "held_out_accuracy": accuracy_of(config, held_out, ratios).right.value}
+
+
+def all_ratios(
+    config: Config, learner: Learner, examples: Sequence[Preference], reference: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """log π − log π_ref of each set's answers (answers,), without gradients."""
+    own = answer_logprobs(learner, [example.group for example in examples], config.tokens)
+    return [mine - theirs for mine, theirs in zip(own, reference, strict=True)]
+
+
+def accuracy_of(config: Config, examples: Sequence[Preference], ratios: Sequence[torch.Tensor]) -> Accuracy:
+    """Of the implicit rewards."""
+    return measure_accuracy(examples, [(config.beta * each).tolist() for each in ratios])
 
 
 def read(config: Config, tokenizer: Tokenizer, process: Process) -> Preferences:

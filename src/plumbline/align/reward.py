@@ -19,13 +19,12 @@ loss, so afterwards the rewards of reference answers are given mean 0 and spread
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plumbline.align.accuracy import measure_accuracy
+from plumbline.align.accuracy import keep_accuracy, measure_accuracy
 from plumbline.align.answers import per_answer
 from plumbline.align.data import (
     Comparison,
@@ -37,7 +36,6 @@ from plumbline.align.data import (
     load_preferences,
     pairs_of,
 )
-from plumbline.files import replaced
 from plumbline.models.grouped import Group
 from plumbline.models.tokenizer import Tokenizer
 from plumbline.training.batches import Batches, size
@@ -202,7 +200,4 @@ def report(folder: Path, learner: Learner, head: ScalarHead, data: Preferences, 
     head.standardise(given)
     if learner.process.first:
         accuracy = measure_accuracy(data.held_out, held_out)
-        found = {**asdict(accuracy), "beats_length": accuracy.beats_length}
-        found |= {"mean": given.mean().item(), "spread": given.std(correction=0).item()}
-        with replaced(folder / "accuracy.json") as file:
-            file.write(json.dumps(found, indent=2).encode() + b"\n")
+        keep_accuracy(folder, accuracy, mean=given.mean().item(), spread=given.std(correction=0).item())
