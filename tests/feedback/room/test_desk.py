@@ -190,6 +190,18 @@ def test_flags_say_who_flagged_what(desk: Desk) -> None:
     assert HOT_ANSWERS[0] in text and HOT_ANSWERS[1] not in text
 
 
+def test_a_set_that_is_erased_is_shown_no_more(desk: Desk) -> None:
+    row = {"set_id": "a", "prompt_id": "a", "prompt": HOT, "user_id": "user-7"}
+    desk.store.add_sets(
+        [ComparisonSet.model_validate({**row, "completions": [{"text": text} for text in HOT_ANSWERS]})]
+    )
+    desk.rank("ann", "a", (2, 1, 3))
+    desk.rank("ben", "a", (1, 2, None))
+    assert HOT in desk.page("/differences") and HOT in desk.page("/flags")
+    desk.store.erase("user-7")
+    assert HOT not in desk.page("/differences") and HOT not in desk.page("/flags")
+
+
 @pytest.mark.parametrize("path", ["/differences", "/flags"])
 def test_words_of_models_and_people_stay_text(desk: Desk, path: str) -> None:
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -221,8 +233,14 @@ def test_a_revision_is_the_next_version_with_its_changes_marked(desk: Desk) -> N
     answer = desk.mia.post("/manager/instructions", data=given)
     assert answer.status_code == 200 and "Saved." in answer.text
     newest = desk.store.instruction("helpful")
-    assert (newest.version, newest.text, newest.by) == (2, "Prefer what helps most.\n", "mia")
+    assert (newest.version, newest.text, newest.by) == (2, "Prefer what helps most.", "mia")
     assert "<ins> most</ins>" in answer.text
+
+
+def test_the_same_words_again_are_no_new_version(desk: Desk) -> None:
+    given = {"criterion": "helpful", "text": "  Prefer what helps.\r\n\r\n", "former": 1}
+    assert desk.mia.post("/manager/instructions", data=given).status_code == 200
+    assert desk.store.instruction("helpful").version == 1
 
 
 def test_two_managers_at_once_lose_nothing(desk: Desk) -> None:

@@ -188,15 +188,16 @@ def revise(
     former: Annotated[int, Form()],
 ) -> Response:
     store = store_of(request)
-    text = text.replace("\r\n", "\n").strip() + "\n"  # forms send lines the way of typewriters
+    text = text.replace("\r\n", "\n").strip()  # forms send lines the way of typewriters
     newest = store.instruction(criterion)
-    if newest.version != former and newest.text != text:
+    if newest.text.strip() != text and newest.version != former:
         conflict = (
             f"{newest.by or 'Somebody'} saved version {newest.version} while you wrote. Your text is below and not "
             f"saved: compare it with version {newest.version}, then save it as the next one."
         )
         return editor(request, criterion, text=text, conflict=conflict)
-    store.revise(criterion, text, visitor.name)
+    if newest.text.strip() != text:
+        store.revise(criterion, text, visitor.name)
     return RedirectResponse(f"/manager/instructions?criterion={quote(criterion, safe='')}&saved=1", status_code=303)
 
 

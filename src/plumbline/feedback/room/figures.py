@@ -110,11 +110,12 @@ def gold_rankings(store: Store) -> list[Ranking]:
 
 
 def stamp(store: Store) -> str:
-    """Another one whenever a ranking or an exclusion came."""
+    """Another one whenever a ranking or an exclusion came, or one was erased."""
     with store.read() as connection:
-        events = select(func.max(ranking_event.c.number)).scalar_subquery()
+        newest = select(func.max(ranking_event.c.number)).scalar_subquery()
+        events = select(func.count()).select_from(ranking_event).scalar_subquery()
         exclusions = select(func.max(exclusion_event.c.number)).scalar_subquery()
-        row = connection.execute(select(events, exclusions)).one()
+        row = connection.execute(select(newest, events, exclusions)).one()
     return "-".join(str(number or 0) for number in row)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from markupsafe import Markup
 
+from plumbline.errors import UserError
 from plumbline.feedback.agreement import Agreement, Figure
 from plumbline.feedback.places import Progress
 from plumbline.feedback.room.changes import Change, changes
@@ -187,7 +189,11 @@ class Shown(Generic[Item]):
 def a_page(kept: Sequence[Kept], total: int, page: int, show: Callable[[Kept], Item]) -> Shown[Item]:
     pages = max(1, -(-len(kept) // A_PAGE))
     page = min(max(page, 1), pages)
-    return Shown([show(each) for each in kept[(page - 1) * A_PAGE : page * A_PAGE]], total, page, pages)
+    items = []
+    for each in kept[(page - 1) * A_PAGE : page * A_PAGE]:
+        with suppress(UserError):  # its set was erased since the figures were reckoned
+            items.append(show(each))
+    return Shown(items, total, page, pages)
 
 
 @dataclass(frozen=True)
