@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from plumbline.models.grouped import Group
@@ -41,15 +41,35 @@ def forecast(
     """What learning these groups will take.
 
     A loss of its own costs a method next to nothing beside the pass through the model, so the answers' log-probs stand
-    for it. The learner's weights move, so it is of no further use.
+    for it. What lies below the adapters is reckoned once for all epochs where the run would keep it. The learner's
+    weights move, so it is of no further use.
     """
+    sizes = [size(group) for group in groups]
 
     def learn(places: Sequence[int]) -> None:
         _, logprobs, _ = learner.logprobs([groups[place] for place in places])
         logprobs.mean().backward()  # type: ignore[no-untyped-call]
 
+    below, kept = 0.0, learner.kept_bytes(groups, config)
+    if kept:
+        learner.answers(groups[:1])  # the trunk's self-test comes before the clock
+        places = sorted({place for cut in tried(Batches.of(config, sizes, learner.process)) for place in cut})
+        begin = clock()
+        learner.prepare([groups[place] for place in places], config)
+        below = (clock() - begin) * sum(sizes) / sum(sizes[place] for place in places)
     with learner.working():
-        return reckon(learn, [size(group) for group in groups], learner.weights, config, learner.process, clock=clock)
+        told = reckon(learn, sizes, learner.weights, config, learner.process, clock=clock)
+    return replace(told, memory=told.memory + kept, seconds=told.seconds + below)
+
+
+def tried(batches: Batches) -> list[tuple[int, ...]]:
+    """The micro-batches that are learned: the largest of the first epoch, to warm up, and the first ones."""
+    cuts = first_epoch(batches)
+    return [max(cuts, key=lambda cut: len(cut) * max(batches.sizes[place] for place in cut)), *cuts[:TRIED]]
+
+
+def first_epoch(batches: Batches) -> list[tuple[int, ...]]:
+    return [cut for step in batches.after(0) if step.epoch == 1 for cut in step.micro_batches]
 
 
 def reckon(
@@ -66,12 +86,10 @@ def reckon(
     `learn` takes the places of some examples and leaves the gradients of a loss over them.
     """
     batches = Batches.of(config, sizes, process)
-    first_epoch = [step for step in batches.after(0) if step.epoch == 1]
-    cuts = [cut for step in first_epoch for cut in step.micro_batches]
-    largest = max(cuts, key=lambda cut: len(cut) * max(sizes[place] for place in cut))
+    largest, *others = tried(batches)
     optimiser = Optimiser.of(config, weights, steps=2)
     passes = 0.0
-    for number, cut in enumerate([largest, *cuts[:TRIED]]):
+    for number, cut in enumerate([largest, *others]):
         begin = clock()
         learn(cut)
         passes += clock() - begin if number else 0.0
@@ -80,13 +98,13 @@ def reckon(
     begin = clock()
     optimiser.step()
     update = clock() - begin
-    tried = sum(sizes[place] for cut in cuts[:TRIED] for place in cut)
-    share = sum(sizes[place] for cut in cuts for place in cut)  # of this process; all work at the same time
+    done = sum(sizes[place] for cut in others for place in cut)
+    share = sum(sizes[place] for cut in first_epoch(batches) for place in cut)  # this process's; all work at one time
     return Forecast(
         steps=len(batches),
         tokens=config.epochs * sum(sizes),
         memory=peak_memory(process),
-        seconds=config.epochs * share * passes / tried + len(batches) * update,
+        seconds=config.epochs * share * passes / done + len(batches) * update,
     )
 
 

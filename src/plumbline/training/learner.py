@@ -83,12 +83,8 @@ class Learner:
         """
         import torch
 
-        if self.trunk is None or config.epochs == 1:
-            return
-        different = {(tuple(group.prompt), tuple(map(tuple, group.completions))) for group in groups}
-        tokens = sum(len(prompt) + sum(map(len, completions)) for prompt, completions in different)
-        needed = tokens * self.model.config.hidden_size * 4
-        if needed > config.trunk_memory * 1e9:
+        needed = self.kept_bytes(groups, config)
+        if self.trunk is None or not needed:
             return
         self.trunk.keep = needed
         self.trunk.forget()
@@ -96,6 +92,15 @@ class Learner:
         with torch.no_grad():
             for places in micro_batches(sizes, range(len(groups)), config.tokens, device=self.process.device.type):
                 self.answers([groups[place] for place in places])
+
+    def kept_bytes(self, groups: Sequence[Group], config: Settings) -> int:
+        """What `prepare` keeps of these groups: 0 where nothing lies below, where all is seen once, or no room is."""
+        if self.trunk is None or config.epochs == 1:
+            return 0
+        different = {(tuple(group.prompt), tuple(map(tuple, group.completions))) for group in groups}
+        tokens = sum(len(prompt) + sum(map(len, completions)) for prompt, completions in different)
+        needed: int = tokens * self.model.config.hidden_size * 4
+        return needed if needed <= config.trunk_memory * 1e9 else 0
 
     def answers(self, groups: Sequence[Group]) -> Answers:
         """The completions' states, in the run's precision."""
