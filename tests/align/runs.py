@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -58,10 +59,11 @@ def run_killed(config: Settings, step: str) -> None:
 
 
 def run_two(config: Settings, folder: Path) -> None:
-    """Runs the settings' method in two processes."""
+    """Runs the settings' method in two processes. One that ends by a signal says where each of its threads stood."""
     script = folder / "both.py"
     script.write_text(TRAIN)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     command = [*launch, type(config).__module__, json.dumps(asdict(config)), ""]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    told = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    done = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # all of it: the launcher's own trace comes last and hides the cause

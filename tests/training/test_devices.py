@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -134,13 +135,38 @@ with started("cpu", "float32") as process:
 
 
 def launch(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script in two processes, as a user of torchrun does."""
+    """Runs a script in two processes, as a user of torchrun does. One that ends by a signal says where it stood."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    told = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    return subprocess.run([*command, *arguments], env=told, capture_output=True, text=True, check=False)
 
 
 def test_two_processes_add_up(tmp_path: Path) -> None:
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
     done = launch(script)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr
+
+
+ONE_FAILS = """
+import torch
+from plumbline.errors import UserError
+from plumbline.training.devices import started
+
+with started("cpu", "float32") as process:
+    weight = torch.nn.Parameter(torch.zeros(100_000))
+    process.reduce_gradients([weight])
+    if process.rank == 1:
+        raise UserError("rank 1 has enough")
+    process.reduce_gradients([weight])
+"""
+
+
+def test_one_that_fails_takes_the_other_with_it_and_neither_hangs_nor_crashes(tmp_path: Path) -> None:
+    """The other one is in the middle of adding up gradients, and ends by an error, not by a signal."""
+    script = tmp_path / "fails.py"
+    script.write_text(ONE_FAILS)
+    done = launch(script)
+    assert done.returncode == 1
+    assert "rank 1 has enough" in done.stderr
+    assert "SIGABRT" not in done.stderr and "Fatal Python error" not in done.stderr, done.stderr

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -155,6 +156,21 @@ def test_tensorboard_reads_what_was_reported(tmp_path: Path) -> None:
     assert [(each.step, each.value) for each in read.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
 
 
+def test_mlflow_keeps_what_was_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow", reason="the extra `trackers` is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with tracker("mlflow", tmp_path / "first", asdict(Settings(lr=0.5, data=("a.jsonl", "b.jsonl")))) as report:
+        report(1, {"loss": 0.5})
+        report(2, {"loss": 0.25, "held_out_loss": math.nan})
+    from mlflow import MlflowClient
+
+    (run,) = MlflowClient().search_runs(["0"])
+    assert (run.info.run_name, run.info.status) == ("first", "FINISHED")
+    assert run.data.params["lr"] == "0.5" and "b.jsonl" in run.data.params["data"]
+    history = MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [(each.step, each.value) for each in history] == [(1, 0.5), (2, 0.25)]
+
+
 class Recorder:
     """Stands for a tracker's run: open, then closed, with what it was told in between."""
 
@@ -175,7 +191,7 @@ class Recorder:
 def test_trackers_are_told_settings_and_figures_and_closed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against their documented interfaces; the libraries themselves are too large to test with."""
+    """Against their documented interfaces, wherever the libraries themselves are not there."""
     told: list[Any] = []
     recorder = Recorder(told)
     module: Any = ModuleType(name)
