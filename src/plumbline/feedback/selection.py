@@ -44,7 +44,7 @@ class Selection:
 
     store: Store
     splits: Mapping[str, Split | None] | None = None
-    """The split of each prompt; without it, no prompt has one."""
+    """The split of each prompt; without it, a record keeps the one that it came with."""
     part: Split | None = None
     """The only split to take."""
     method: Method | None = None
@@ -83,7 +83,7 @@ class Selection:
                 yield from (pair.model_copy(update={"n_votes": votes}) for pair in pairs_of([merged]))
         else:
             yield from pairs_of(self._rankings())
-        for pair in self._taken(self._edits()):
+        for pair in self._taken(self._edits() if self.criterion is None else ()):  # an edit was ranked by none
             if pair.chosen != pair.rejected:  # they may have differed in personal data alone
                 yield pair
 
@@ -113,7 +113,7 @@ class Selection:
         """The record with its split; None where it is not to go in."""
         name = record.prompt_id
         if self.splits is None:
-            return record.model_copy(update={"split": None}) if getattr(record, "split", None) else record
+            return record
         part = self.splits.get(name)
         if part is None:
             self.left_out[OVER_CAP if name in self.splits else NO_SPLIT].add(name)
