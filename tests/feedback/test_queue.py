@@ -290,3 +290,17 @@ def test_a_claim_for_nobody_and_for_sets_that_are_not_there(store: Store) -> Non
     with pytest.raises(UserError, match="the set 's9' was never given to the labeler 'eve': ask for a set"):
         queue.renew("s9", "eve")
     assert claimed(queue, *people(store, 1)) is None
+
+
+def test_calibration_sets_and_others_are_ordered_by_what_they_lack(store: Store) -> None:
+    names = [f"s{number}" for number in range(12)]
+    more = [name for name in names if draw(name) < 0.5]
+    fewer = [name for name in names if draw(name) >= 0.5]
+    assert len(more) > 1 and len(fewer) > 1
+    store.add_sets(a_set(name) for name in names)
+    queue = Queue(store, Overlap(each=2, calibration_share=0.5, calibration_each=4))
+    ann, bo, cy, di = people(store, 4)
+    assert rank_all(queue, ann) == names
+    assert rank_all(queue, bo) == [*fewer, *more]  # those lack one, these three
+    assert rank_all(queue, cy) == rank_all(queue, di) == more
+    assert store.progress() == Progress(done=12)

@@ -42,14 +42,14 @@ class Overlap:
         if self.lease <= timedelta(0):
             raise UserError(f"`lease` is {str(self.lease)!r}: it must last some time")
 
-    @property
-    def most(self) -> int:
-        """The largest number of people that any set goes to."""
-        return max(self.each, self.calibration_each) if self.calibration_share else self.each
-
     def needed(self) -> ColumnElement[int]:
         """How many people the set of a row goes to."""
         return case((comparison_set.draw < self.calibration_share, self.calibration_each), else_=self.each)
+
+    def kinds(self) -> list[tuple[int, ColumnElement[bool]]]:
+        """How many people each kind of sets goes to, and which sets are of that kind."""
+        calibration = comparison_set.draw < self.calibration_share
+        return [(self.each, ~calibration), (self.calibration_each, calibration)][: 2 if self.calibration_share else 1]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, exists, func, insert, select, update
 
 from plumbline.feedback import schema
 from plumbline.feedback.events import find_assignment, is_row, is_theirs
@@ -147,36 +147,61 @@ def lease(
 # ---- which set comes next
 
 
+class Place(NamedTuple):
+    """A place that could be taken, the one to take first the smallest."""
+
+    lacking: int
+    """How many places of the set are free."""
+    number: int
+    set_id: str
+
+
 def next_set(connection: Connection, labeler_id: str, overlap: Overlap, now: datetime) -> str | None:
     """The set whose place the labeler is to take."""
     test = next_gold(connection, labeler_id, overlap)
     if test is not None:
         return test
     held = leases(now)
+    let_go = select(assignment.set_id).where(assignment.labeler_id == labeler_id, assignment.state == "expired")
+    own = counted_place(connection, labeler_id, overlap, held, let_go.where(~assignment.again))
+    if own is not None:
+        return own.set_id
+    at_it = select(held.c.set_id)
+    tended = counted_place(connection, labeler_id, overlap, held, at_it)
+    begun = [] if tended is None else [tended]
+    # Of sets that nobody is at, the index gives the oldest with so many rankings without a look at the others.
+    alone = open_sets(labeler_id).where(comparison_set.set_id.not_in(at_it)).order_by(comparison_set.number).limit(1)
+    for need, of_kind in overlap.kinds():
+        for lacking in range(1, need):
+            row = connection.execute(alone.where(comparison_set.counted == need - lacking, of_kind)).first()
+            if row is not None:
+                begun.append(Place(lacking, row.number, row.set_id))
+    if begun:
+        return min(begun).set_id
+    untouched = connection.execute(alone.where(comparison_set.counted == 0)).first()
+    return None if untouched is None else str(untouched.set_id)
+
+
+def counted_place(
+    connection: Connection, labeler_id: str, overlap: Overlap, held: Subquery, among: Select[Any]
+) -> Place | None:
+    """The place to take in one of the sets `among`, whose leases are counted one by one."""
     free = (overlap.needed() - comparison_set.counted - func.coalesce(held.c.people, 0)).label("free")
-    open_to = (~is_gold(), ~is_given(labeler_id, "open", "submitted", "skipped"))
+    counted = (
+        open_sets(labeler_id)
+        .add_columns(free)
+        .outerjoin(held, held.c.set_id == comparison_set.set_id)
+        .where(comparison_set.set_id.in_(among), free > 0)
+    )
+    row = connection.execute(counted.order_by(free, comparison_set.number).limit(1)).first()
+    return None if row is None else Place(row.free, row.number, row.set_id)
 
-    def best(among: ColumnElement[bool]) -> Row[Any] | None:
-        """Of these sets the one with the fewest free places."""
-        fits = (
-            select(free, comparison_set.number, comparison_set.set_id)
-            .outerjoin_from(schema.comparison_set, held, held.c.set_id == comparison_set.set_id)
-            .where(among, free > 0, *open_to)
-        )
-        return connection.execute(fits.order_by(free, comparison_set.number).limit(1)).first()
 
-    let_go = best(is_given(labeler_id, "expired"))
-    if let_go is not None:
-        return str(let_go.set_id)
-    # Those with rankings are found by the index, those that somebody is only just at by the leases.
-    ranked = best(comparison_set.counted.between(1, overlap.most - 1))
-    begun = best((comparison_set.counted == 0) & comparison_set.set_id.in_(select(held.c.set_id)))
-    found = [row for row in (ranked, begun) if row is not None]
-    if found:
-        return str(min(found, key=lambda row: (row.free, row.number)).set_id)
-    nobody_there = ~comparison_set.set_id.in_(select(held.c.set_id))
-    untouched = select(comparison_set.set_id).where(comparison_set.counted == 0, nobody_there, *open_to)
-    return connection.execute(untouched.order_by(comparison_set.number).limit(1)).scalar()
+def open_sets(labeler_id: str) -> Select[Any]:
+    """The sets that the labeler can still be given."""
+    gold = exists().where(schema.gold.c.set_id == comparison_set.set_id)
+    done_with = is_given(labeler_id, "open", "submitted", "skipped")
+    return select(comparison_set.number, comparison_set.set_id).where(~gold, ~done_with)
 
 
 def next_again(connection: Connection, labeler_id: str, overlap: Overlap, now: datetime) -> str | None:
@@ -200,7 +225,8 @@ def next_gold(connection: Connection, labeler_id: str, overlap: Overlap) -> str 
     """
     if draw(f"{labeler_id}\n{next_turn(connection, labeler_id)}") >= overlap.gold_share:
         return None
-    unseen = select(comparison_set.set_id).where(is_gold(), ~is_given(labeler_id, "open", "submitted", "skipped"))
+    gold = comparison_set.set_id.in_(select(schema.gold.c.set_id))
+    unseen = select(comparison_set.set_id).where(gold, ~is_given(labeler_id, "open", "submitted", "skipped"))
     return connection.execute(unseen.order_by(comparison_set.number).limit(1)).scalar()
 
 
@@ -208,10 +234,6 @@ def next_turn(connection: Connection, labeler_id: str) -> int:
     """The number of the labeler's next claim."""
     last = select(func.max(assignment.turn)).where(assignment.labeler_id == labeler_id)
     return (connection.execute(last).scalar() or 0) + 1
-
-
-def is_gold() -> ColumnElement[bool]:
-    return exists().where(schema.gold.c.set_id == comparison_set.set_id)
 
 
 def is_given(labeler_id: str, *states: str) -> ColumnElement[bool]:
