@@ -1,4 +1,4 @@
-"""A made-up panel of labelers whose faults are known: what finds poor labelers is held against it.
+"""Rankings for tests: `said` writes one down, `simulate_panel` makes a panel of labelers whose faults are known.
 
 Every answer has a quality, drawn from a normal distribution. A good labeler sees it with an error of their own size and
 ties answers that look nearly the same; a reversed one ranks what they see upside down; a random one shuffles. With
@@ -74,18 +74,26 @@ def simulate_panel(
     return panel
 
 
+def said(labeler: str, *ranks: int | None, set_id: str = "s", texts: str = "ABCDEFGHI", **more: object) -> Ranking:
+    """What a labeler says of the answers "A", "B", … of a set; None is a flag."""
+    return Ranking.model_validate(
+        {
+            "set_id": set_id,
+            "prompt_id": set_id,
+            "prompt": f"The prompt of {set_id}",
+            "completions": list(texts[: len(ranks)]),
+            "ranks": ranks,
+            "flags": [rank is None for rank in ranks],
+            "labeler_id": labeler,
+            "instruction_version": "1",
+            **more,
+        }
+    )
+
+
 def ranking(set_id: str, seen: np.ndarray, labeler: str, tie: float) -> Ranking:
     """The ranking of who sees these qualities: an answer ties with the next better one where they are near enough."""
     down = np.argsort(-seen)
     ranks = np.empty(len(seen), dtype=int)
     ranks[down] = 1 + np.cumsum(np.append(0, -np.diff(seen[down]) > tie))
-    return Ranking(
-        set_id=set_id,
-        prompt_id=set_id,
-        prompt=f"The prompt of {set_id}",
-        completions=[f"answer {number}" for number in range(len(seen))],
-        ranks=ranks.tolist(),
-        flags=[False] * len(seen),
-        labeler_id=labeler,
-        instruction_version="1",
-    )
+    return said(labeler, *ranks.tolist(), set_id=set_id)

@@ -86,6 +86,8 @@ def as_ranking(ballots: Ballots, out: Table, method: Method, weights: Weights | 
 
 def order(ballots: Ballots, stay: NDArray[np.intp], method: Method, weights: Weights | None) -> tuple[int, ...]:
     """The ranks of the answers that stay."""
+    if not len(stay):
+        return ()
     if method in ("ranked-pairs", "kemeny"):
         votes = tally(ballots, weights)[0][np.ix_(stay, stay)]
         return ranked_pairs(votes) if method == "ranked-pairs" else kemeny(votes)
@@ -104,7 +106,7 @@ def ranks_by(scores: Floats, same: float = 0.0) -> tuple[int, ...]:
     """Dense ranks, 1 for the highest score; scores that lie no further apart than `same` tie."""
     down = np.argsort(-scores, kind="stable")
     ranks = np.empty(len(scores), dtype=int)
-    ranks[down] = 1 + np.cumsum(np.append(0, -np.diff(scores[down]) > same)) if len(scores) else 0
+    ranks[down] = 1 + np.cumsum(np.append(0, -np.diff(scores[down]) > same))
     return tuple(ranks.tolist())
 
 

@@ -3,9 +3,12 @@
 How reliable each labeler is, p, is estimated for all together (Dawid and Skene with one number per labeler: the
 probability of choosing the better of two answers). What the others say about two answers is then their votes, each
 with the weight log p / (1 − p), so that those who guess count little and those who answer upside down count the other
-way round. A labeler's score on a set is the share of its pairs of answers on which they choose as the others do, or as
-the gold ranking where the set has one. Ties, and pairs on which the others give less than 2 to 1 for either answer, say
-nothing. Guessing scores 0.5.
+way round. For the votes on a set, p is estimated from other sets alone (ten parts, each judged by the nine others):
+else people would be held against weights that their own votes have made.
+
+A labeler's score on a set is the share of its pairs of answers on which they choose as the others do, or as the gold
+ranking where the set has one. Ties, and pairs on which the others give less than 2 to 1 for either answer, say nothing.
+Guessing scores 0.5.
 
 Somebody is suggested for exclusion
 
@@ -17,7 +20,8 @@ gold is the easier one to agree with. A set is one observation, whatever its siz
 scatter from set to set is estimated from all labelers together. The one-sided p-values of all labelers and both
 questions are adjusted by Benjamini and Hochberg (1995): of those suggested, a share of `level` is wrong on average.
 Where all labelers are alike nobody is below the typical one, and where all of them guess nobody is either: that, only
-agreement as a whole can tell. So it is when most of them answer upside down, unless there is gold.
+agreement as a whole can tell. Where half of them guess, the typical labeler does, and some are missed. Where most of
+them answer upside down, it is the others who seem to, unless there is gold.
 
 A suggestion is evidence for a person to confirm. Nothing is excluded here.
 """
@@ -29,6 +33,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import Literal, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +50,7 @@ DOUBTFUL, SURE = 0.55, 0.95
 """Accuracies further out are not believed, for weights."""
 RIGHT, WRONG = 3.0, 1.0
 CLEAR = log(2.0)
+PARTS = 10
 MOST_ROUNDS, ENOUGH = 500, 1e-6
 
 Numbers = NDArray[np.int_]
@@ -101,15 +107,21 @@ def judge_labelers(
     sets: Counter[str] = Counter()
     flags: dict[str, list[float]] = {}
     votes: list[Votes] = []
+    parts: list[int] = []
+    tasks = 0
     for number, ballots in enumerate(gather(rankings)):
         right = known.get(set_key(ballots.rankings[0]))
         sets.update(ballots.labelers)
-        votes.append(votes_on(ballots, number, right, list(sets)))
+        parts.append(crc32(ballots.rankings[0].set_id.encode()) % PARTS)
+        votes.append(votes_on(ballots, number, tasks, right, list(sets)))
+        tasks += len(ballots.texts) * (len(ballots.texts) - 1) // 2
         for labeler, share in zip(ballots.labelers, same_flags(ballots, right), strict=True):
             flags.setdefault(labeler, []).extend(share)
-    everything = Votes(*(np.concatenate(column) for column in zip(*votes, strict=True))) if votes else no_votes()
-    p, certainty = estimate(everything, len(sets))
-    scores = scores_of(everything, p)
+    if not votes:
+        return []
+    everything = Votes(*(np.concatenate(column) for column in zip(*votes, strict=True)))
+    scores = scores_of(everything, len(sets), np.array(parts))
+    _, certainty = estimate(everything, len(sets))
     return sorted(
         (
             LabelerScore(
@@ -167,23 +179,20 @@ class Votes(NamedTuple):
     """Choices between two answers of one set, ties left out, an entry each."""
 
     set: Numbers
-    task: Numbers  # which two answers: numbered within the set
+    task: Numbers  # which two answers, over all sets
     labeler: Numbers
     sign: Floats  # 1 for the first answer, −1 for the second
     known: Floats  # what gold says, 0 for nothing
 
 
-def no_votes() -> Votes:
-    return Votes(*(np.zeros(0, dtype=kind) for kind in (int, int, int, float, float)))
-
-
-def votes_on(ballots: Ballots, number: int, right: Ranking | None, labelers: Sequence[str]) -> Votes:
+def votes_on(ballots: Ballots, number: int, tasks: int, right: Ranking | None, labelers: Sequence[str]) -> Votes:
+    """The votes on set `number`, before which there were so many tasks."""
     upper = np.triu(np.ones((len(ballots.texts),) * 2, dtype=bool), 1)
     signs = np.nan_to_num(ballots.preferences[:, upper])
     known = np.zeros(signs.shape[1]) if right is None else gold_preferences(ballots, right)[upper]
-    rows, tasks = np.nonzero(signs)
+    rows, columns = np.nonzero(signs)
     who = np.array([labelers.index(labeler) for labeler in ballots.labelers])
-    return Votes(np.full(len(rows), number), tasks, who[rows], signs[rows, tasks], known[tasks])
+    return Votes(np.full(len(rows), number), tasks + columns, who[rows], signs[rows, columns], known[columns])
 
 
 def gold_preferences(ballots: Ballots, right: Ranking) -> Floats:
@@ -214,23 +223,24 @@ def estimate(votes: Votes, labelers: int) -> tuple[Floats, Floats]:
     """Everybody's probability p of choosing the better answer (labelers,), and that each vote did (votes,).
 
     log odds that the first answer is the better one = Σ ± log p / (1 − p) over its votes, or what gold says. A prior
-    of three right choices and one wrong keeps p off 0 and 1, and says which of the two mirrored solutions is meant.
+    of three right choices and one wrong keeps p off 0 and 1. With everybody upside down the votes are as likely: which
+    of the two it is, the start decides, that most people are right, or what gold says of them.
     """
-    p, right = np.full(labelers, RIGHT / (RIGHT + WRONG)), np.full(len(votes.sign), GUESS)
-    task = task_of(votes)
-    counts = np.bincount(votes.labeler, minlength=labelers)
+
+    def share(right: Floats, of: Floats) -> Floats:
+        sums, counts = (np.bincount(votes.labeler, each, labelers) for each in (right, of))
+        return (RIGHT + sums) / (RIGHT + WRONG + counts)
+
+    known = (votes.known != 0).astype(float)
+    right = (votes.known == votes.sign).astype(float)
+    p = share(right, known)
     for _ in range(MOST_ROUNDS):
-        odds = np.bincount(task, votes.sign * log_odds(p)[votes.labeler])[task]
+        odds = np.bincount(votes.task, votes.sign * log_odds(p)[votes.labeler])[votes.task]
         right = np.where(votes.known == 0, 1 / (1 + np.exp(-votes.sign * odds)), votes.sign == votes.known)
-        before, p = p, (RIGHT + np.bincount(votes.labeler, right, labelers)) / (RIGHT + WRONG + counts)
+        before, p = p, share(right, np.ones(len(right)))
         if np.abs(p - before).max() < ENOUGH:
             break
     return p, right
-
-
-def task_of(votes: Votes) -> Numbers:
-    """Each vote's two answers as one number over all sets."""
-    return np.unique(np.stack([votes.set, votes.task]), axis=1, return_inverse=True)[1]
 
 
 def log_odds(p: Floats) -> Floats:
@@ -239,8 +249,10 @@ def log_odds(p: Floats) -> Floats:
 
 def accuracy(votes: Votes, labeler: int, right: Floats, seed: int) -> Figure:
     own = votes.labeler == labeler
+    if not own.any():
+        return Figure(None, None, None, 0, "undefined: no choice between two answers")
     sums, counts = (np.bincount(votes.set[own], each[own]) for each in (right, np.ones(len(right))))
-    return ratio(sums, counts, "undefined: no choice between two answers", seed)
+    return ratio(sums, counts, "", seed)
 
 
 # ---- scores and tests
@@ -253,14 +265,18 @@ class Scores(NamedTuple):
     gold: Floats
 
 
-def scores_of(votes: Votes, p: Floats) -> list[Scores]:
-    own = votes.sign * log_odds(p)[votes.labeler]
-    task = task_of(votes)
-    others = np.bincount(task, own)[task] - own
+def scores_of(votes: Votes, labelers: int, parts: Numbers) -> list[Scores]:
+    """Everybody's scores; `parts` (sets,) says which sets belong together."""
+    part = parts[votes.set]
+    p = np.array(
+        [estimate(Votes(*(column[part != number] for column in votes)), labelers)[0] for number in range(PARTS)]
+    )  # (parts, labelers), from the sets of all other parts
+    own = votes.sign * log_odds(p[part, votes.labeler])
+    others = np.bincount(votes.task, own)[votes.task] - own
     clear = np.where(np.abs(others) >= CLEAR - ROUNDING, np.sign(others), 0.0)
     reference = np.where(votes.known == 0, clear, votes.known)
     found = []
-    for labeler in range(len(p)):
+    for labeler in range(labelers):
         kinds = []
         for kind in (votes.known == 0, votes.known != 0):
             entries = (votes.labeler == labeler) & kind & (reference != 0)

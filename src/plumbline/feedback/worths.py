@@ -11,6 +11,7 @@ this is Davidson's model of 1970; without ties it is Plackett and Luce's, and wi
 
 The prior: every answer also beats an imagined one of worth 1 `prior` times and loses to it as often. So an answer that
 never wins, or a group never compared with the rest, has a finite worth, pulled towards the others; `parts` tells them.
+For every n ≥ 3 of which n tied, one is also taken alone from n imagined answers `prior` times, so that δ_n is finite.
 
 The sum over the S of one size n is the elementary symmetric polynomial of degree n in α^(1/n), so its cost grows with
 |A| · n and not with the number of subsets. The log-likelihood is concave in log α and log δ, so there is one maximum.
@@ -74,8 +75,8 @@ def plackett_luce(
             f"the comparisons leave the items {list(map(list, parts))} apart, so their worths are not finite: "
             "compare more of them, or set a prior above 0"
         )
-    if prior == 0 and not any(len(taken) < len(left) for taken, left in choices):
-        raise UserError("there is nothing but ties, so how often answers tie has no bound: set a prior above 0")
+    if prior == 0 and not bounded_ties(choices):
+        raise UserError("answers tie wherever they can, so how often they do has no bound: set a prior above 0")
     return fit(choices, items, prior, parts)
 
 
@@ -106,14 +107,32 @@ def choices_of(order: Order, items: int) -> Iterable[Choice]:
 
 
 def connected_parts(choices: Iterable[Choice], items: int) -> tuple[tuple[int, ...], ...]:
-    """The strongly connected parts of the graph of wins, where a tie counts for both sides."""
-    from scipy.sparse.csgraph import connected_components
-
+    """The items in groups within which each beats each by a chain of choices; a tie counts for both sides."""
     beats = np.zeros((items, items), dtype=np.bool_)
     for taken, left in choices:
         beats[np.ix_(taken, left)] = True
+    return strong_parts(beats)
+
+
+def bounded_ties(choices: Iterable[Choice]) -> bool:
+    """Whether each number of answers taken at once was passed over for each other, by a chain: then δ is finite."""
+    sizes = sizes_of(choices)
+    beats = np.zeros((len(sizes), len(sizes)), dtype=np.bool_)
+    for taken, left in choices:
+        beats[sizes.index(len(taken)), [size <= len(left) for size in sizes]] = True
+    return len(strong_parts(beats)) == 1
+
+
+def strong_parts(beats: NDArray[np.bool_]) -> tuple[tuple[int, ...], ...]:
+    from scipy.sparse.csgraph import connected_components
+
     _, part = connected_components(beats, connection="strong")
     return tuple(sorted(tuple(np.flatnonzero(part == number).tolist()) for number in np.unique(part)))
+
+
+def sizes_of(choices: Iterable[Choice]) -> tuple[int, ...]:
+    """How many were taken at once, 1 first."""
+    return tuple(sorted({1, *(len(taken) for taken, _ in choices)}))
 
 
 # ---- the fit
@@ -141,6 +160,9 @@ def fit(choices: Choices, items: int, prior: float, parts: tuple[tuple[int, ...]
     for item in range(items if prior else 0):
         for winner in (item, imagined):
             with_prior[(winner,), (item, imagined)] = prior
+    for size in sizes_of(choices) if prior else ():
+        if size > 2:
+            with_prior[(imagined,), (imagined,) * size] = prior
     data, seen = tabulate(choices, items), tabulate(with_prior, items)
     sums, data_sums = sufficient(with_prior, seen), sufficient(choices, seen)
 
@@ -152,8 +174,8 @@ def fit(choices: Choices, items: int, prior: float, parts: tuple[tuple[int, ...]
         loss,
         np.zeros(seen.parameters),
         jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 10_000, "maxfun": 100_000, "ftol": 0.0, "gtol": 1e-9, "maxcor": 30},
+        method="BFGS",
+        options={"maxiter": 10_000, "gtol": 1e-8},
     )
     best: Floats = found.x
     logs = best[:items] - best[:items].mean()
@@ -167,7 +189,7 @@ def tabulate(choices: Choices, items: int) -> Table:
     return Table(
         count=np.array(list(choices.values()), dtype=np.float64),
         left=np.array([(*left, *[items + 1] * (most - len(left))) for _, left in choices], np.int_).reshape(-1, most),
-        sizes=tuple(sorted({1, *(len(taken) for taken, _ in choices)})),
+        sizes=sizes_of(choices),
         items=items,
     )
 
