@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,20 @@ def test_the_reference_is_the_model_it_started_from_and_is_computed_once(tiny_ll
     resumed = Path(train(config, resume=True))
     assert torch.equal(load_file(tmp_path / "run" / "reference.safetensors")["logprobs"], kept)
     whole = Path(train(settings(tmp_path, tiny_llama, out=str(tmp_path / "whole"))))
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+def test_a_killed_run_with_its_trunk_kept_goes_on_to_the_same_bits(tiny_llama: Path, tmp_path: Path) -> None:
+    """The reference passes through the trunk in a first run and is read from its file in one that goes on, so what
+    is kept of the trunk must hang on neither. In bfloat16, where what shares a pass shows the soonest."""
+    config = settings(tmp_path, tiny_llama, top_layers=1, precision="bfloat16")
+    run_killed(config, "step-00000006")
+    assert [each.name for each in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000004"]
+    resumed = Path(train(config, resume=True))
+    whole = Path(train(replace(config, out=str(tmp_path / "whole"))))
+    reference = "reference.safetensors"
+    assert (tmp_path / "run" / reference).read_bytes() == (tmp_path / "whole" / reference).read_bytes()
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 

@@ -85,11 +85,12 @@ def test_cutting_the_steps_changes_nothing_but_rounding(tiny_llama: Path, tmp_pa
         assert small == pytest.approx(large, rel=5e-3, abs=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tiny_llama: Path, tmp_path: Path) -> None:
-    config = settings(tmp_path, tiny_llama)
+@pytest.mark.parametrize("top_layers", [0, 1], ids=["every layer", "kept trunk"])
+def test_a_killed_run_goes_on_to_the_same_bits(tiny_llama: Path, tmp_path: Path, top_layers: int) -> None:
+    config = settings(tmp_path, tiny_llama, top_layers=top_layers)
     run_killed(config, "step-00000006")
     resumed = Path(train(config, resume=True))
-    whole = Path(train(settings(tmp_path, tiny_llama, out=str(tmp_path / "whole"))))
+    whole = Path(train(settings(tmp_path, tiny_llama, top_layers=top_layers, out=str(tmp_path / "whole"))))
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
 
