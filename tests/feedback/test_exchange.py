@@ -462,13 +462,40 @@ def test_the_datasets_library_loads_it(tmp_path: Path, format: str, name: str) -
     assert loaded.num_rows == 3 and set(loaded.column_names) == set(FORMATS[format].columns)
 
 
-@pytest.mark.parametrize("format", ["trl-dpo", "trl-reward", "kto", "sft"])
-def test_trl_sees_a_conversation_in_every_row(tmp_path: Path, format: str) -> None:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the peer's own
+@pytest.mark.parametrize(
+    ("format", "trainer"), [("trl-dpo", "DPO"), ("trl-reward", "Reward"), ("kto", "KTO"), ("sft", "SFT")]
+)
+def test_trl_trains_a_step_on_it(tmp_path: Path, tiny_llama: Path, format: str, trainer: str) -> None:
     trl = pytest.importorskip("trl", reason="TRL is not installed")
-    user, air = {"role": "user", "content": "Hot."}, {"role": "assistant", "content": "Air it."}
-    records: dict[str, Record] = {
-        "pairs": parse(Pair, HOT),
-        "ratings": parse(Rating, {"prompt": "Hot.", "completion": "Air it.", "label": True}),
-        "demonstrations": parse(Demonstration, {"messages": [user, air]}),
+    datasets = pytest.importorskip("datasets", reason="the datasets library is not installed")
+    import transformers
+
+    records: dict[str, list[Record]] = {
+        "pairs": [parse(Pair, HOT)],
+        "ratings": [
+            parse(Rating, {"prompt": "Hot.", "completion": "Air it.", "label": good}) for good in (True, False)
+        ],
+        "demonstrations": [parse(Demonstration, {"messages": [{"role": "user", "content": "Hot."}, reply("Air it.")]})],
     }
-    assert trl.data_utils.is_conversational(first_row(tmp_path, format, records[FORMATS[format].holds]))
+    export(records[FORMATS[format].holds] * 4, tmp_path / "rows.jsonl", format)
+    rows = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "rows.jsonl"), split="train", cache_dir=str(tmp_path)
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = "{% for each in messages %}{{ each['role'] }}: {{ each['content'] }}\n{% endfor %}"
+    kind = transformers.AutoModelForSequenceClassification if trainer == "Reward" else transformers.AutoModelForCausalLM
+    model = kind.from_pretrained(tiny_llama, **({"num_labels": 1} if trainer == "Reward" else {}))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    arguments = getattr(trl, f"{trainer}Config")(
+        output_dir=str(tmp_path / "out"),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+    )
+    made = getattr(trl, f"{trainer}Trainer")(model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    assert made.train().global_step == 1
