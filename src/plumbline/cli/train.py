@@ -211,5 +211,9 @@ def show_confusion(found: dict[str, Any]) -> None:
     screen().print(rows)
     value, low, high, prompts = found["right"]
     note(f"held-out texts in the right class: {value:.1%}, 95 % interval {low:.1%} to {high:.1%}, {prompts} prompts")
-    verdict = "below the interval" if found["beats_commonest"] else "not below the interval: it has learned little"
+    verdict = (
+        "below the interval"
+        if found["beats_commonest"]
+        else "not below the interval: too few texts to tell, or it has learned little"
+    )
     note(f"always saying the commonest class: {found['commonest']:.1%}, {verdict}")
