@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import math
+import re
 import resource
 import subprocess
 import sys
@@ -149,6 +150,10 @@ class Theirs:
             peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type=task),
         )
         self.trainer.precompute_ref_logps = True
+        self.trainer.model.train()
+        if recompute:  # what the trainer does when it begins to train
+            self.trainer.model.enable_input_require_grads()
+            self.trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def __call__(self, given: Sequence[Group], pairs: Sequence[tuple[int, int]]) -> None:
         """The gradients of these pairs of the first group's answers."""
@@ -325,7 +330,10 @@ def held() -> int:
 
 
 def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most bytes that were resident; getrusage would tell of the process that started this one, too."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
 
 
 def top(rounds: int) -> str:
