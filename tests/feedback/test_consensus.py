@@ -15,6 +15,7 @@ from panel import said
 from plumbline.errors import UserError
 from plumbline.feedback.ballots import Floats
 from plumbline.feedback.consensus import Method, consensus, kemeny, ranked_pairs
+from plumbline.feedback.dawid_skene import nonsense
 from plumbline.feedback.pairs import pairs_of
 from plumbline.records import Ranking
 
@@ -157,9 +158,23 @@ def test_a_flagged_answer_has_no_rank(method: str) -> None:
 def test_flags_from_elsewhere_replace_the_majoritys() -> None:
     rankings = [said("ann", 1, 2, None), said("ben", 1, 2, 3)]
     assert agreed(*rankings) == (1, 2, None)
-    assert agreed(*rankings, nonsense={("s", "B")}) == (1, None, 2)
-    assert agreed(*rankings, nonsense=()) == (1, 2, 3)
-    assert agreed(said("ann", 1, None), nonsense=()) == (1, None)  # nobody gave it a rank
+    assert agreed(*rankings, nonsense={("s", "B"): 0.5, ("s", "C"): 0.4}) == (1, None, 2)
+    assert agreed(*rankings, nonsense={}) == (1, 2, 3)
+    assert agreed(said("ann", 1, None), nonsense={}) == (1, None)  # nobody gave it a rank
+
+
+def test_a_careless_flagger_loses_against_one_who_is_careful() -> None:
+    """One against one is a flag by the votes; how everybody flags elsewhere says otherwise."""
+    rankings = [
+        said(name, 1, None if bad or (name == "dan" and number % 2) else 2, set_id=str(number))
+        for number in range(60)
+        for bad in [number % 10 == 0]
+        for name in (("ann", "dan") if number % 4 == 3 else ("ann", "ben", "cleo", "dan"))
+    ]
+    by_votes = {each.set_id: each.flags[1] for each in consensus(rankings)}
+    by_habit = {each.set_id: each.flags[1] for each in consensus(rankings, nonsense=nonsense(rankings))}
+    assert by_votes["3"] and not by_habit["3"]
+    assert [name for name, flag in by_habit.items() if flag] == [str(number) for number in range(0, 60, 10)]
 
 
 # ---- what comes out

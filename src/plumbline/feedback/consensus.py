@@ -15,7 +15,7 @@ it goes where its average place lies: by the number of answers below it less the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -39,13 +39,13 @@ def consensus(
     *,
     method: Method = "ranked-pairs",
     weights: Weights | None = None,
-    nonsense: Collection[tuple[str, str]] | None = None,
+    nonsense: Mapping[tuple[str, str], float] | None = None,
 ) -> Iterator[Ranking]:
     """One ranking per set, by the labeler "consensus"; the rankings of a set must arrive together.
 
-    An answer is flagged where at least half of the votes on it are flags, or, if `nonsense` is given, where it holds
-    the answer's set and text: that is what `dawid_skene.flags` finds. `n_votes` is the number of labelers; a set of
-    which every labeler has the weight 0 is left out.
+    An answer is flagged where at least half of the votes on it are flags, or, if `nonsense` is given, where that gives
+    its set and text 0.5 or more: `dawid_skene.nonsense` finds these probabilities. `n_votes` is the number of labelers;
+    a set of which every labeler has the weight 0 is left out.
     """
     if method not in get_args(Method):
         raise UserError(f"there is no consensus method {method!r}: take one of {', '.join(get_args(Method))}")
@@ -54,7 +54,7 @@ def consensus(
         if nonsense is None:
             out = flagged(ballots, weights)
         else:
-            out = np.array([(set_id, text) in nonsense for text in ballots.texts])
+            out = np.array([nonsense.get((set_id, text), 0.0) >= 0.5 for text in ballots.texts])
         # What nobody ranked has no place in an order, whatever else is known about it.
         out |= np.isnan(ballots.ranks).all(axis=0)
         yield as_ranking(ballots, out, method, weights)

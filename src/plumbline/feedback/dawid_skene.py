@@ -128,7 +128,7 @@ def expect(table: Answers, shares: Floats, habits: Floats) -> tuple[Floats, floa
 def nonsense(rankings: Iterable[Ranking], *, prior: tuple[float, float] = PRIOR) -> dict[tuple[str, str], float]:
     """How likely each answer that somebody flagged makes no sense, by set and text, given how everybody flags.
 
-    The rankings of a set must arrive together. `consensus` takes the answers with 0.5 or more as its `nonsense`.
+    The rankings of a set must arrive together. `consensus` takes this as its `nonsense`.
     """
     answers = []
     suspects = set()
