@@ -379,9 +379,9 @@ def main() -> None:
     try:
         import trl
 
-        version, has_trl = f"TRL {trl.__version__}. ", True
+        version, has_trl = f"TRL {trl.__version__}.", True
     except ImportError:
-        version, has_trl = "TRL was not installed: `pip install trl` for its columns. ", False
+        version, has_trl = "TRL was not installed: `pip install trl` for its columns.", False
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         sections: dict[str, tuple[str, Callable[[], str]]] = {

@@ -207,10 +207,10 @@ def test_a_database_that_cannot_hold_every_text_is_refused(request: pytest.Fixtu
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-30 22 0:40 / /home rw shared:1 - nfs4 server:/home rw,vers=4.2
-31 30 0:41 / /home/local\\040dïsk rw - xfs /dev/vdb rw
-32 22 0:42 / /mnt rw - ext4 /dev/vdc rw
-33 32 0:43 / /mnt rw - cifs //server/share rw
+30 22 0:40 / /share rw shared:1 - nfs4 server:/share rw,vers=4.2
+31 30 0:41 / /share/local\\040dïsk rw - xfs /dev/vdb rw
+32 22 0:42 / /net rw - ext4 /dev/vdc rw
+33 32 0:43 / /net rw - cifs //server/share rw
 """
 
 
@@ -218,11 +218,11 @@ MOUNTS = """\
     ("folder", "kind"),
     [
         ("/srv", "ext4"),
-        ("/home", "nfs4"),
-        ("/home/ann/bot", "nfs4"),
-        ("/homes", "ext4"),
-        ("/home/local dïsk/bot", "xfs"),
-        ("/mnt/x", "cifs"),
+        ("/share", "nfs4"),
+        ("/share/ann/bot", "nfs4"),
+        ("/shares", "ext4"),
+        ("/share/local dïsk/bot", "xfs"),
+        ("/net/x", "cifs"),
     ],
 )
 def test_the_file_system_of_a_folder_is_that_of_its_innermost_mount(tmp_path: Path, folder: str, kind: str) -> None:

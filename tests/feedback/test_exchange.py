@@ -480,9 +480,8 @@ def test_trl_trains_a_step_on_it(tmp_path: Path, tiny_llama: Path, format: str, 
         "demonstrations": [parse(Demonstration, {"messages": [{"role": "user", "content": "Hot."}, reply("Air it.")]})],
     }
     export(records[FORMATS[format].holds] * 4, tmp_path / "rows.jsonl", format)
-    rows = datasets.load_dataset(
-        "json", data_files=str(tmp_path / "rows.jsonl"), split="train", cache_dir=str(tmp_path)
-    )
+    file = str(tmp_path / "rows.jsonl")
+    rows = datasets.load_dataset("json", data_files=file, split="train", cache_dir=str(tmp_path))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_llama)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.chat_template = "{% for each in messages %}{{ each['role'] }}: {{ each['content'] }}\n{% endfor %}"

@@ -146,9 +146,9 @@ def train(config: Config, *, resume: bool = False) -> str:
                 metrics.log(step.number, row)
                 if look:
                     checkpoints.save(step.number, score=row.get("held_out_loss"))
-            ratios = all_ratios(config, learner, data.held_out, reference[len(data.train) :])
+            found = all_ratios(config, learner, data.held_out, reference[len(data.train) :])
         if process.first:
-            keep_accuracy(folder, accuracy_of(config, data.held_out, ratios))
+            keep_accuracy(folder, accuracy_of(config, data.held_out, found))
         return keep_model(folder, config, process, learner.save)
 
 
