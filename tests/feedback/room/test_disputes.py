@@ -65,6 +65,11 @@ def test_a_flag_is_no_vote_in_a_choice() -> None:
     assert found.differences[0].places[-1] == 2
 
 
+def test_what_half_of_the_judges_flag_stands_last() -> None:
+    found = find_disputes([said("ann", (None, 1, 2)), said("ben", (1, 3, 2))])
+    assert found.differences[0].places == (1, 2, 0)
+
+
 def test_many_disputes_are_counted_and_the_greatest_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disputes, "KEPT", 2)
     sets = [each for n in range(7) for each in (said("ann", (1, 2, 3), f"s{n}"), said("ben", (2, 1, 3), f"s{n}"))]

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from plumbline.feedback.ballots import Ballots, gather
+from plumbline.feedback.ballots import Ballots, flagged, gather
 from plumbline.feedback.consensus import order
 from plumbline.records import Ranking
 
@@ -41,7 +41,7 @@ class Difference:
     contested: frozenset[int]
     """The places of the answers in those."""
     places: tuple[int, ...]
-    """All places, best to worst as the set's rankings say together; flagged ones last."""
+    """All places, best to worst as the set's rankings say together; those that half of the judges flag last."""
     said: tuple[Said, ...]
 
 
@@ -94,7 +94,7 @@ class Disputes:
 def find_disputes(rankings: Iterable[Ranking]) -> Disputes:
     """The rankings of a set must arrive together, as the store gives them."""
     differences: Greatest[Difference] = Greatest()
-    flagged: Greatest[Flagged] = Greatest()
+    flags: Greatest[Flagged] = Greatest()
     for ballots in gather(rankings):
         first = ballots.rankings[0]
         criterion = str((first.model_extra or {}).get("criterion", ""))
@@ -104,8 +104,8 @@ def find_disputes(rankings: Iterable[Ranking]) -> Disputes:
         for column in np.flatnonzero(ballots.flags.any(axis=0)).tolist():
             by = tuple(who for who, flag in zip(ballots.labelers, ballots.flags[:, column], strict=True) if flag)
             place = first.completions.index(ballots.texts[column])
-            flagged.add(Flagged(first.set_id, criterion, place, by, int(ballots.judged[:, column].sum())))
-    return Disputes(differences.sorted(), differences.total, flagged.sorted(), flagged.total)
+            flags.add(Flagged(first.set_id, criterion, place, by, int(ballots.judged[:, column].sum())))
+    return Disputes(differences.sorted(), differences.total, flags.sorted(), flags.total)
 
 
 def difference_in(ballots: Ballots, criterion: str) -> Difference | None:
@@ -121,7 +121,7 @@ def difference_in(ballots: Ballots, criterion: str) -> Difference | None:
     halved = 4 * first[shared] * second[shared] / judged[shared] ** 2
     columns = np.argwhere(above)[contradicted].ravel().tolist()
     texts = ballots.rankings[0].completions
-    ranked = np.flatnonzero(~np.isnan(ballots.ranks).all(axis=0))
+    ranked = np.flatnonzero(~(np.isnan(ballots.ranks).all(axis=0) | flagged(ballots)))
     rank_of = dict(zip(ranked.tolist(), order(ballots, ranked, "ranked-pairs", None), strict=True))
     column_of = [ballots.texts.index(text) for text in texts]
     return Difference(

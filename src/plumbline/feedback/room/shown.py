@@ -133,7 +133,7 @@ def measure(name: str, meaning: str, figure: Figure, *, percent: bool, mark: flo
         return Measure(name, meaning, figure.n, undefined=figure.why.removeprefix("undefined: "))
 
     def said(value: float) -> str:
-        return (f"{100 * value:.0f}{PERCENT}" if percent else f"{value:.2f}").replace("-", "−")
+        return (f"{100 * value:.0f}{PERCENT}" if percent else f"{value:.2f}").replace("-", "−").replace("−0.00", "0.00")
 
     if figure.low is None or figure.high is None:
         reach, chart = figure.why, interval(name, figure.value, figure.value, figure.value, scale=(low, 1.0), mark=mark)
@@ -274,6 +274,6 @@ def show_versions(versions: Iterable[Instruction]) -> list[VersionShown]:
     shown, former = [], ""
     for each in versions:
         words = f"{moment(each.at)}{f' by {each.by}' if each.by else ''}"
-        shown.append(VersionShown(each.version, words, each.version > 1, changes(former, each.text)))
-        former = each.text
+        shown.append(VersionShown(each.version, words, each.version > 1, changes(former, each.text.strip())))
+        former = each.text.strip()
     return shown[::-1]
