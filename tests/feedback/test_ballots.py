@@ -28,6 +28,7 @@ def test_who_ranks_again_counts_once_with_the_later_ranking() -> None:
 
 def test_the_same_text_twice_is_one_answer_with_its_better_rank() -> None:
     assert only(said("ann", 3, 2, 1, texts="ABA")).ranks.tolist() == [[1, 2]]
+    assert only(said("ann", 1, 2, 3, texts="ABA")).ranks.tolist() == [[1, 2]]
 
 
 def test_and_flagged_where_one_of_the_two_is() -> None:

@@ -141,6 +141,12 @@ def test_equal_majorities_in_a_cycle_cancel(method: str) -> None:
     assert agreed(*rankings, method=method) == (1, 1, 1, 2)
 
 
+@pytest.mark.parametrize("method", BY_VOTES)
+def test_but_not_what_is_clearer_than_they_are(method: str) -> None:
+    """A over B by 5; B over C and C over A by 3 each would close a cycle with it. C is left open, A over B is not."""
+    assert BY_VOTES[method](np.array([[0, 5, 0], [0, 0, 3], [3, 0, 0]], dtype=float)) == (1, 3, 2)
+
+
 def test_what_votes_leave_open_lies_in_the_middle() -> None:
     """A over B; C was ranked with neither."""
     rankings = [said("ann", 1, 2, texts="AB"), said("ben", 1, None, texts="CD")]
