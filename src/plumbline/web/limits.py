@@ -35,22 +35,21 @@ class Limit:
 
     def take(self, visitor: str) -> None:
         with self._lock:
-            left = self._now(visitor)
-            if left < 1:
-                wait = math.ceil((1 - left) / self.rate)
-                raise Refusal(429, f"{self.sentence} Try again in {wait} s.", wait=wait)
-            self._keep(visitor, left - 1)
+            self._keep(visitor, self._checked(visitor) - 1)
 
     def check(self, visitor: str) -> None:
         """Refuses as `take` does, and takes nothing."""
         with self._lock:
-            if self._now(visitor) >= 1:
-                return
-        self.take(visitor)
+            self._checked(visitor)
 
-    def _now(self, visitor: str) -> float:
+    def _checked(self, visitor: str) -> float:
+        """What the visitor has left, at least one."""
         left, then = self._left.get(visitor, (float(self.burst), self.clock()))
-        return min(float(self.burst), left + (self.clock() - then) * self.rate)
+        left = min(float(self.burst), left + (self.clock() - then) * self.rate)
+        if left < 1:
+            wait = math.ceil((1 - left) / self.rate)
+            raise Refusal(429, f"{self.sentence} Try again in {wait} s.", wait=wait)
+        return left
 
     def _keep(self, visitor: str, left: float) -> None:
         self._left.pop(visitor, None)  # so that the order of the dict is the order of being seen

@@ -100,8 +100,7 @@ export class Cards {
       card.field = null;
       card.root.focus();
     });
-    card.field.root = card.edited.parentElement.insertBefore(fieldBox(card.field, label), card.edited);
-    card.edited.classList.add("open");
+    card.edited.before(fieldBox(card.field, label));
     card.field.focus();
   }
 

@@ -29,6 +29,14 @@ export function written(text) {
   return place;
 }
 
+/** Of text that stayed, the line next to what changed before it and after it. */
+function around(text, changeBefore, changeAfter) {
+  const lines = text.split("\n");
+  const first = changeBefore ? lines.slice(0, 2) : [];
+  const last = changeAfter ? lines.slice(-2) : [];
+  return first.length + last.length >= lines.length ? text : [...first, "…", ...last].join("\n");
+}
+
 export class Instructions {
   #shown = null;
 
@@ -78,7 +86,7 @@ export class Instructions {
     });
     this.change.replaceChildren(
       make("h2", {}, `The instructions changed: version ${version}`),
-      make("p", { class: "lines", dir: "auto" }, ...parts.map(({ kind, text }) => make(tags[kind], {}, text))),
+      make("p", { class: "lines", dir: "auto" }, ...parts.map(({ kind, text }, at) => make(tags[kind], {}, kind === "same" ? around(text, at > 0, at < parts.length - 1) : text))),
       done,
     );
     this.change.hidden = false;

@@ -33,7 +33,7 @@ class Room {
     this.cards = new Cards(acts);
     this.tray = new Tray(acts);
     this.instructions = new Instructions(this.who);
-    this.past = new Past((item) => this.reopen(item).catch((error) => announce(error.message)));
+    this.past = new Past((item) => this.reopen(item));
     this.line = new Line();
     this.outbox = new Outbox(this.who, this.line, (outbox) => this.showSaved(outbox));
     this.showSaved(this.outbox);
@@ -60,7 +60,7 @@ class Room {
   async ask() {
     while (!this.ballot || !this.next) {
       const shown = [this.ballot, ...this.parked].filter(Boolean).map((ballot) => ballot.claim.set_id);
-      const { claim } = await ask("POST", "/label/api/claim", { have: [...shown, ...this.outbox.sets] });
+      const { claim } = await ask("POST", "/label/api/claim", { have: [...new Set([...shown, ...this.outbox.sets])] });
       if (!claim) return this.wait("");
       if (this.ballot) this.next = claim;
       else this.paint(new Ballot(claim, this.begun(claim)));
@@ -120,8 +120,7 @@ class Room {
     const letter = ballot.letter(place);
     if (typeof slot === "number" && !ballot.rank(place, slot)) {
       const why = ballot.isEmpty(place) ? `${letter} is empty: it can only be flagged, with F` : `There are ${ballot.size} answers: rank them 1 to ${ballot.size}`;
-      this.tray.want(why);
-      return announce(why);
+      return this.tell(why);
     }
     if (slot === "flag") ballot.flag(place);
     if (slot === "none") ballot.clear(place);
@@ -147,9 +146,8 @@ class Room {
     if (missing.length) {
       const sentence = `${listed(missing.map((place) => ballot.letter(place)))} ${missing.length === 1 ? "needs" : "need"} a rank, or F`;
       this.cards.want(missing);
-      this.tray.want(sentence);
       this.cards.focus(missing[0]);
-      return announce(sentence);
+      return this.tell(sentence);
     }
     this.tick();
     const { set_id, again, instruction } = ballot.claim;
@@ -162,7 +160,7 @@ class Room {
   skip(reason) {
     const { set_id, again } = this.ballot.claim;
     this.tick();
-    if (this.ballot.hasContent()) this.sendDraft();
+    if (this.ballot.hasContent()) this.sendDraft(this.ballot);
     this.finish("/label/api/skip", { set_id, again, reason }, "skipped", `skipped: ${reason}`);
     this.advance();
   }
@@ -176,10 +174,11 @@ class Room {
 
   /** Puts an earlier set on the page again; the one that is there waits. */
   async reopen(item) {
-    if (!item) return announce("There is nothing to go back to.");
-    if (!item.ballot) {
-      const { claim, kept } = await ask("POST", "/label/api/reopen", { set_id: item.set_id, again: item.again });
-      item.ballot = new Ballot(claim, kept);
+    if (!item) return this.tell("There is nothing to go back to.");
+    try {
+      item.ballot ??= await this.fetchPast(item);
+    } catch (error) {
+      return this.tell(`That set cannot be opened now. ${error.message}`);
     }
     if (this.ballot && !this.revising) {
       this.tick();
@@ -189,11 +188,22 @@ class Room {
     this.paint(new Ballot(claim, { ...item.ballot.kept(), seconds: 0 }), item);
   }
 
+  async fetchPast({ set_id, again }) {
+    const { claim, kept } = await ask("POST", "/label/api/reopen", { set_id, again });
+    return new Ballot(claim, kept);
+  }
+
   /** The set before the one on the page. */
   reopenLast() {
     const { items } = this.past;
     const here = items.indexOf(this.revising);
-    this.reopen(items[here + 1]).catch((error) => announce(error.message));
+    this.reopen(items[here + 1]);
+  }
+
+  /** Says something in the tray and to a screen reader. */
+  tell(sentence) {
+    this.tray.want(sentence);
+    announce(sentence);
   }
 
   // ---- keeping
@@ -216,14 +226,15 @@ class Room {
 
   saveDraft() {
     if (this.revising?.state === "submitted") return; // what was submitted stands until it is submitted anew
-    keep(this.draftName(this.ballot.claim), JSON.stringify(this.ballot.kept()));
+    const { ballot } = this;
+    keep(this.draftName(ballot.claim), JSON.stringify(ballot.kept()));
     clearTimeout(this.draftTimer);
-    this.draftTimer = setTimeout(() => this.sendDraft(), DRAFT_AFTER);
+    this.draftTimer = setTimeout(() => this.sendDraft(ballot), DRAFT_AFTER);
   }
 
-  sendDraft() {
-    const { claim } = this.ballot;
-    const draft = this.ballot.kept();
+  sendDraft(ballot) {
+    const { claim } = ballot;
+    const draft = ballot.kept();
     const name = this.draftName(claim);
     this.line
       .add(() => ask("POST", "/label/api/draft", { set_id: claim.set_id, again: claim.again, draft }))
