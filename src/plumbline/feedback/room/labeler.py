@@ -78,7 +78,7 @@ def room(request: Request, visitor: Ranker) -> Response:
         "label.html",
         keys=KEYS,
         reasons=REASONS,
-        mine=sum(1 for _ in store.rankings(by=visitor.id, include_excluded=True)),
+        mine=store.ranked_by(visitor.id),
         progress=store.progress(),
     )
     return page
