@@ -347,17 +347,18 @@ def examine(store: Store, told: Told, seconds: float, kills: int, memory: float)
             select(ranking_event.c.key, ranking_event.c.set_id, ranking_event.c.labeler_id, ranking_event.c.surplus)
         ).all()
         current = connection.execute(
-            select(assignment.c.set_id, func.count())
+            select(assignment.c.set_id, ranking_event.c.surplus)
             .join(ranking_event, ranking_event.c.number == assignment.c.event)
-            .where(assignment.c.state == "submitted", ~ranking_event.c.surplus)
-            .group_by(assignment.c.set_id)
+            .where(assignment.c.state == "submitted")
         ).all()
         open_leases = connection.execute(
             select(func.count()).select_from(assignment).where(assignment.c.state == "open")
         ).scalar_one()
         sets = connection.execute(select(func.count()).select_from(comparison_set)).scalar_one()
     stored = {key: (set_id, labeler) for key, set_id, labeler, _ in events}
-    counted = dict(Counter(Counter({set_id: count for set_id, count in current}).values()))
+    all_of, late_of = Counter(row.set_id for row in current), Counter(row.set_id for row in current if row.surplus)
+    # A late ranking is surplus when its place is lent to somebody else; should they not rank, the place is its own.
+    counted = dict(Counter(min(count, max(EACH, count - late_of[name])) for name, count in all_of.items()))
     lacking = sets - sum(counted.values())
     if lacking:
         counted[0] = lacking
