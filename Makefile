@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
-BENCHMARKS := models
+BENCHMARKS := models preferences feedback
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -40,8 +40,8 @@ docs: $(READY) ## Build the documentation into site/; a warning or a stale gener
 bench: $(READY) ## Measure into benchmarks/RESULTS.md (under an hour)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit; done
 
-bench-full: $(READY) ## The same at full length
-	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --full || exit; done
+bench-full: $(READY) ## The same at full length, and the real runs on preferences of people (hours)
+	for name in $(BENCHMARKS) people; do $(BIN)/python benchmarks/$$name.py --full || exit; done
 
 # To move to newer versions: upgrade them in .venv, pass `make test`, then write them down with this.
 constraints: ## Write the installed versions into constraints.txt

@@ -277,12 +277,13 @@ def startup(rounds: int) -> str:
         "from plumbline import load, Sampling; "
         "load('smollm2-135m', engine={!r})(['Knock, knock'], Sampling(max_new_tokens=1))"
     )
-    python = sys.executable
+    python, plumb = sys.executable, str(Path(sys.executable).with_name("plumb"))
     commands = {
         "python -c pass": [python, "-c", "pass"],
         "import plumbline": [python, "-c", "import plumbline"],
-        "plumb --help": [python, "-m", "plumbline.cli.main", "--help"],
-        "plumb generate --help": [python, "-m", "plumbline.cli.main", "generate", "--help"],
+        "plumb --help": [plumb, "--help"],
+        "plumb generate --help": [plumb, "generate", "--help"],
+        "plumb train reward --help": [plumb, "train", "reward", "--help"],
         "import transformers": [python, "-c", "import transformers, torch; transformers.AutoModelForCausalLM"],
         "first token, openvino engine": [python, "-c", ask.format("openvino")],
         "first token, transformers engine": [python, "-c", ask.format("transformers")],
