@@ -127,6 +127,9 @@ def beside(run: Any) -> Iterator[None]:
 
 # ---- one labeler
 
+SIGN_IN = 15.0
+"""Seconds before the first kill: a one-time link whose answer is lost is used up, and a person asks for another."""
+
 
 class Cut(OSError):
     """We ended the connection ourselves."""
@@ -288,6 +291,7 @@ def run(database: str, folder: Path, *, minutes: float, kills: bool = True, paus
         store.add_sets(some_sets(0, WAITING))
         server = Server(database, folder)
         until = time.monotonic() + 60 * minutes
+        signed_in = time.monotonic() + SIGN_IN
         made, killed, memory = WAITING, 0, 0.0
 
         def feed(done: Event) -> None:
@@ -302,7 +306,7 @@ def run(database: str, folder: Path, *, minutes: float, kills: bool = True, paus
             nonlocal killed, memory
             done.wait(random.uniform(5, 15))
             memory = max(memory, most_memory(server.process.pid))
-            if kills and not done.is_set() and time.monotonic() < until:
+            if kills and not done.is_set() and signed_in < time.monotonic() < until:
                 server.kill()
                 server.start()
                 killed += 1
