@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from plumbline.models.families import load_causal
-from plumbline.models.grouped import Group, _grouped, shares
-from plumbline.models.shared_attention import Block, Prompts, _attention, blocks, share
+from plumbline.models.grouped import Group, _grouped, way
+from plumbline.models.shared_attention import NAME, Block, Prompts, _attention, _register, blocks, share
 
 LENGTHS, COUNTS = [5, 5, 3, 4], [2, 2, 3, 1]
 TOKENS, WIDTH, LONGEST, SCALE = 4, 8, 5, 0.3
@@ -86,22 +87,66 @@ def test_in_bfloat16_only_what_goes_in_and_out_is_rounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("altered", "asked"),
-    (({"sliding_window": 4}, "sliding_window"), ({"softcap": 30.0}, "softcap"), ({"dropout": 0.1}, "dropout")),
+    ("altered", "said"),
+    (
+        ({"sliding_window": 4}, "a sliding window"),
+        ({"softcap": 30.0}, "capped scores"),
+        ({"s_aux": torch.ones(2)}, "sinks"),
+        ({"position_bias": torch.ones(2)}, "a position bias"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"attention_mask": torch.ones(8, 1, 4, 9)}, "a mask"),
+    ),
 )
-def test_what_it_cannot_do_is_refused(altered: dict[str, float], asked: str) -> None:
+def test_what_it_cannot_do_is_refused_by_name(altered: dict[str, Any], said: str) -> None:
     q, k, v, kp, vp = made(2, 2)
     key = share(k.view_as(k), Prompts(kp, vp, blocks(LENGTHS, COUNTS)))
-    with pytest.raises(NotImplementedError, match=asked):
-        _attention(Module(), q, key, v, None, scaling=SCALE, **altered)
-    with pytest.raises(NotImplementedError, match="altered keys"):
-        _attention(Module(), q, k * 1.0, v, None, scaling=SCALE)
+    given: dict[str, Any] = {"attention_mask": None, "scaling": SCALE}
+    _attention(Module(), q, key, v, **given)
+    with pytest.raises(NotImplementedError, match=f"^attention in place does not do {said}$"):
+        _attention(Module(), q, key, v, **(given | altered))
+
+
+def test_keys_that_a_model_altered_are_refused() -> None:
+    """What they follow is known by the tensor itself, so a new tensor has lost it."""
+    q, k, v, kp, vp = made(2, 2)
+    key = share(k.view_as(k), Prompts(kp, vp, blocks(LENGTHS, COUNTS)))
+    with pytest.raises(NotImplementedError, match="^attention in place does not do keys that were altered"):
+        _attention(Module(), q, key * 1.0, v, None, scaling=SCALE)
+
+
+def test_sight_of_later_tokens_is_refused() -> None:
+    class Encoder(Module):
+        is_causal = False
+
+    q, k, v, kp, vp = made(2, 2)
+    key = share(k.view_as(k), Prompts(kp, vp, blocks(LENGTHS, COUNTS)))
+    with pytest.raises(NotImplementedError, match="^attention in place does not do sight of later tokens$"):
+        _attention(Encoder(), q, key, v, None, scaling=SCALE)
+
+
+@pytest.mark.parametrize("chunk", (None, 1000))
+def test_chunks_far_longer_than_the_self_test_are_refused_by_the_mask(
+    tiny_model: Callable[[str], Path], chunk: int | None
+) -> None:
+    """Chunked attention reaches a model through its mask alone, and on twenty tokens a thousand change nothing."""
+    from transformers.masking_utils import create_causal_mask, create_chunked_causal_mask
+
+    config = load_causal(tiny_model("llama"), device="cpu", dtype="float32").config
+    config.attention_chunk_size = chunk
+    _register()
+    config._attn_implementation = NAME
+    given = {"config": config, "inputs_embeds": torch.zeros(1, 4, 64), "attention_mask": None, "past_key_values": None}
+    if chunk is None:
+        assert create_causal_mask(**given) is None
+    else:
+        with pytest.raises(NotImplementedError, match="^attention in place does not do a window or chunks"):
+            create_chunked_causal_mask(**given)
 
 
 @pytest.mark.parametrize("family", ("llama", "qwen2", "qwen3", "glm", "gpt2"))
 def test_models_take_it_and_give_the_gradients_of_copies(tiny_model: Callable[[str], Path], family: str) -> None:
     model = load_causal(tiny_model(family), device="cpu", dtype="float32").double().requires_grad_(True)
-    assert shares(model)
+    assert way(model) == "in place"
     groups = [Group([9, 8, 7, 6, 5], [[80, 2], [81, 82, 2]]), Group([30, 31], [[84, 2], [85, 2], [86, 3, 2]])]
     gradients = []
     for shared in (True, False):
@@ -112,9 +157,15 @@ def test_models_take_it_and_give_the_gradients_of_copies(tiny_model: Callable[[s
     assert (gradients[0] - gradients[1]).norm() <= 1e-10 * gradients[1].norm()
 
 
-def test_a_model_with_windows_takes_copies(tiny_model: Callable[[str], Path]) -> None:
-    """Its layers ask for a sliding window, which attention in place has not; what was set on the model is put back."""
+def test_a_model_with_windows_takes_copies_and_says_why(
+    tiny_model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was set on the model for the test is put back."""
     model = load_causal(tiny_model("mistral"), device="cpu", dtype="float32")
-    model.config.sliding_window = 4
+    model.config.sliding_window = 1000
     before = model.config._attn_implementation
-    assert not shares(model) and model.config._attn_implementation == before
+    assert way(model) == "copied" and model.config._attn_implementation == before
+    assert capsys.readouterr().err == (
+        "plumb: MistralForCausalLM gets a copy of the prompt's keys for each answer "
+        "(NotImplementedError: attention in place does not do a window or chunks, a mask of its own)\n"
+    )

@@ -74,7 +74,7 @@ def forward(
         assert group.prompt and group.completions and all(group.completions), "an empty prompt or completion"
     if path == "auto":
         path = "grouped" if pays(groups) and works(model) else "plain"
-    shared = path == "grouped" and shares(model)
+    shared = path == "grouped" and way(model) == "in place"
     with (
         recomputed(model) if recompute else contextlib.nullcontext(),
         trunk.skipped(groups, path) if trunk is not None else contextlib.nullcontext(),
@@ -241,32 +241,40 @@ def recomputed(model: Any) -> Iterator[None]:
             del layer.forward  # the class's own shows again
 
 
-_tested: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+Way = Literal["in place", "copied", "plain"]
+_ways: weakref.WeakKeyDictionary[Any, Way] = weakref.WeakKeyDictionary()
+
+
+def way(model: Any) -> Way:
+    """How the model's completions meet their prompt, found once by self-tests: each way against the plain path.
+
+    The model must be whole when it is first asked: no layer skipped, no weight rounded for autocast.
+    """
+    if model not in _ways:
+        _ways[model] = _find_way(model)
+    return _ways[model]
 
 
 def works(model: Any) -> bool:
-    """The self-test, once per model: two ragged prompts with two and three completions, grouped against plain."""
-    if model not in _tested:
-        why = difference(model, partial(_grouped, model, shared=False), partial(_plain, model))
-        _tested[model] = not why
-        if why:
-            kind = type(model).__name__
-            print(
-                f"plumb: {kind} does not pass the grouped self-test ({why}); prompts are computed per answer",
-                file=sys.stderr,
-            )
-    return _tested[model]
+    """Whether the grouped path gives what the plain one gives."""
+    return way(model) != "plain"
 
 
-_shares: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+def _find_way(model: Any) -> Way:
+    kind, plain = type(model).__name__, partial(_plain, model)
+    if why := difference(model, partial(_grouped, model, shared=False), plain):
+        _say(f"{kind} does not pass the grouped self-test ({why}); prompts are computed per answer")
+        return "plain"
+    if model.device.type != "cpu":  # elsewhere the library's own attention is faster
+        return "copied"
+    if why := difference(model, partial(_grouped, model, shared=True), plain):
+        _say(f"{kind} gets a copy of the prompt's keys for each answer ({why})")
+        return "copied"
+    return "in place"
 
 
-def shares(model: Any) -> bool:
-    """Whether completions attend to their prompt in place: on a CPU, where the same self-test finds it exact."""
-    if model not in _shares:
-        alike = partial(difference, model, partial(_grouped, model, shared=True), partial(_plain, model))
-        _shares[model] = model.device.type == "cpu" and not alike()
-    return _shares[model]
+def _say(what: str) -> None:
+    print(f"plumb: {what}", file=sys.stderr)
 
 
 def difference(

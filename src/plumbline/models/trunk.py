@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from plumbline.models.grouped import Group, Path, decoder_layers, difference, forward, shares, works
+from plumbline.models.grouped import Group, Path, decoder_layers, difference, forward, works
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +141,7 @@ class Trunk:
             taken.append(hidden_states)
             return self._hand_on(hidden_states)
 
-        shares(self.model)  # its self-test wants whole layers
+        works(self.model)  # its self-test wants whole layers
         above = dict.fromkeys(self.layers[self.height + 1 :], self._hand_on)
         with torch.no_grad(), _replaced({self.layers[self.height]: take, **above}):
             forward(self.model, groups, path=path)
