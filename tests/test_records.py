@@ -22,6 +22,7 @@ from plumbline.records import (
     Ranking,
     Rating,
     Record,
+    Rollout,
     held_out,
     parse,
     prompt_id,
@@ -49,6 +50,21 @@ SHAPES: list[tuple[type[Record], dict[str, Any]]] = [
     (
         Generated,
         {**SET, "completion": "", "model": "m", "sampling": {"n": 1}, "finish_reason": "stop", "seed": 2**63 - 1},
+    ),
+    (
+        Rollout,
+        {
+            **{
+                "step": 0,
+                "prompt_id": "p1",
+                "prompt": CHAT,
+                "completion": "",
+                "reward": -0.5,
+                "kl": -1.25,
+                "tokens": 1,
+            },
+            **{"ended": True, "reference_logprob": -3.5},
+        },
     ),
 ]
 
@@ -186,6 +202,16 @@ REFUSED: list[tuple[type[Record], dict[str, Any], str]] = [
         {"messages": [*CHAT, {"role": "assistant", "content": " "}]},
         "`messages` is ' ': an answer needs some text",
     ),
+]
+
+
+ROLLOUT = SHAPES[-1][1]
+REFUSED += [
+    (Rollout, {**ROLLOUT, "reward": float("nan")}, "`reward` is nan: it must be a finite number"),
+    (Rollout, {**ROLLOUT, "kl": None}, "`kl` is None: it must be a number"),
+    (Rollout, {**ROLLOUT, "step": -1}, "`step` is -1: it must be at least 0"),
+    (Rollout, {**ROLLOUT, "tokens": 0}, "`tokens` is 0: it must be at least 1"),
+    (Rollout, {**ROLLOUT, "ended": "perhaps"}, "`ended` is 'perhaps': it must be true or false"),
 ]
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "Ranking",
     "Rating",
     "Record",
+    "Rollout",
     "StoredPrompt",
     "held_out",
     "parse",
@@ -308,6 +309,26 @@ class Generated(Record):
     sampling: dict[str, Any] = {}
     finish_reason: str
     seed: int | None = None
+
+
+class Rollout(Record):
+    """One answer that a policy sampled while it was trained. Lines of one step and one prompt are one group."""
+
+    step: Annotated[int, Field(ge=0)]
+    """The iteration, from 1; 0 is before any update."""
+    prompt_id: Id
+    prompt: StoredPrompt
+    completion: AnyAnswer
+    reward: FiniteFloat
+    """The reward that is trained, as the scorer gave it."""
+    kl: FiniteFloat
+    """Sum over the tokens of log pi - log pi_ref: the estimate from this one sample, which may be negative."""
+    tokens: Annotated[int, Field(ge=1)]
+    """Tokens of the answer, its end-of-text included."""
+    ended: bool
+    """Whether it wrote its end-of-text before the limit."""
+    reference_logprob: FiniteFloat
+    """Sum over the tokens of log pi_ref."""
 
 
 def in_the_form_of(prompt: str | list[Message], text: str) -> str | list[Message]:
