@@ -54,16 +54,15 @@ SHAPES: list[tuple[type[Record], dict[str, Any]]] = [
     (
         Rollout,
         {
-            **{
-                "step": 0,
-                "prompt_id": "p1",
-                "prompt": CHAT,
-                "completion": "",
-                "reward": -0.5,
-                "kl": -1.25,
-                "tokens": 1,
-            },
-            **{"ended": True, "reference_logprob": -3.5},
+            "step": 0,
+            "prompt_id": "p1",
+            "prompt": CHAT,
+            "completion": "",
+            "reward": -0.5,
+            "kl": -1.25,
+            "tokens": 1,
+            "ended": True,
+            "reference_logprob": -3.5,
         },
     ),
 ]
