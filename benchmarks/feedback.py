@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,57 +49,68 @@ QUICK = Size(0.2, 5, 2, (30,), (300, 1_000))
 # ---- the storm
 
 
-def run_storm(size: Size, scratch: Path) -> str:
+def run_storm(size: Size, scratch: Path) -> Iterator[str]:
     rows = []
     print("SQLite")
     outcome = storm.run(str(scratch / "plumb.db"), scratch, minutes=size.minutes)
     rows.append(storm.row("SQLite", outcome))
+    yield storm_so_far(size, rows)
     if programs() is None:
         rows.append(["PostgreSQL: not installed", *[""] * (len(storm.HEAD) - 1)])
     else:
         print("PostgreSQL")
         with postgres(scratch / "postgres") as url:
             rows.append(storm.row("PostgreSQL", storm.run(url, scratch, minutes=size.minutes)))
+    yield storm_so_far(size, rows)
     print("SQLite, at people's pace")
-    calm = storm.run(str(scratch / "calm.db"), scratch, minutes=size.minutes / 3, kills=False, pause=5.0)
+    calm = storm.run(str(scratch / "calm.db"), scratch, minutes=size.minutes / 3, kills=False, pause=5.0, ready=60)
     rows.append(storm.row("SQLite, no kills, each thinks for 5 s", calm))
-    body = table(storm.HEAD, rows)
+    yield storm_so_far(size, rows)
+
+
+def storm_so_far(size: Size, rows: list[list[object]]) -> str:
     return (
-        f"{body}\n\n{storm.LABELERS} labelers for {size.minutes:g} minutes (the last row: a third of that), each set "
-        f"for {storm.EACH} people, leases of {storm.LEASE.total_seconds():.0f} s; all on this machine. "
-        "Answers are acknowledged submissions; `lost` are those that are not in the database as they were sent, "
-        "`twice` those that are there more than once, `people a set` the number of people that every set was counted "
-        "for, `stuck` sets and leases that nobody can go on with, and derived rows that differ from the events. `late` "
-        "came after their lease was over, and were stored all the same. A cut request is sent again until it is "
-        "acknowledged."
+        f"{table(storm.HEAD, rows)}\n\n{storm.LABELERS} labelers for {size.minutes:g} minutes (at people's pace: a "
+        f"third of that), each set for {storm.EACH} people, leases of {storm.LEASE.total_seconds():.0f} s; all on this "
+        "machine. Answers are acknowledged submissions; `lost` are those that are not in the database as they were "
+        "sent, `twice` those that are there more than once, `people a set` the number of people that every set was "
+        "counted for, `stuck` sets and leases that nobody can go on with, and derived rows that differ from the "
+        "events. `late` were sent after their lease was over, and were stored all the same. A cut request is sent "
+        "again until it is acknowledged."
     )
 
 
 # ---- the browser
 
 
-def run_keys(size: Size, scratch: Path) -> str:
-    rows = [
-        keys.row("nothing else runs", keys.run(scratch, sets=size.sets, load=False)),
-        keys.row("beside a load on every core", keys.run(scratch, sets=size.sets, load=True)),
-    ]
-    return f"{table(keys.HEAD, rows)}\n\n{keys.notes()}"
+def run_keys(size: Size, scratch: Path) -> Iterator[str]:
+    rows = []
+    for name, load in (("nothing else runs", False), ("beside a load on every core", True)):
+        rows.append(keys.row(name, keys.run(scratch, sets=size.sets, load=load)))
+        yield f"{table(keys.HEAD, rows)}\n\n{keys.notes()}"
 
 
 # ---- the panel
 
 
-def run_panel(size: Size, scratch: Path) -> str:
-    body = table(crowd.HEAD, [crowd.row(each, size.seeds) for each in size.panels])
-    return f"{body}\n\n{crowd.notes(size.seeds)}"
+def run_panel(size: Size, scratch: Path) -> Iterator[str]:
+    rows = []
+    for each in size.panels:
+        rows.append(crowd.row(each, size.seeds))
+        yield f"{table(crowd.HEAD, rows)}\n\n{crowd.notes(size.seeds)}"
 
 
 # ---- streams
 
 
-def run_streams(size: Size, scratch: Path) -> str:
+def run_streams(size: Size, scratch: Path) -> Iterator[str]:
     """Sets of nine answers with one ranking each through `plumb feedback import` and out again as 36 pairs each."""
     rows: list[list[object]] = []
+    head = ["", "sets", "rows", "seconds", "rows a second", "peak memory, MiB"]
+    notes = (
+        "Sets of nine answers, one ranking each: imported, a row is a ranking with its set; exported, a pair. Whole "
+        "processes, start and libraries included."
+    )
     for count in size.streams:
         print(f"  {count:,} sets")
         folder = scratch / f"project-{count}"
@@ -117,12 +128,7 @@ def run_streams(size: Size, scratch: Path) -> str:
         assert written == count * 36, f"{written} pairs of {count} sets"
         for each in folder.glob("*.jsonl"):
             each.unlink()
-    head = ["", "sets", "rows", "seconds", "rows a second", "peak memory, MiB"]
-    notes = (
-        "Sets of nine answers, one ranking each: imported, a row is a ranking with its set; exported, a pair. Whole "
-        "processes, start and libraries included."
-    )
-    return f"{table(head, rows)}\n\n{notes}"
+        yield f"{table(head, rows)}\n\n{notes}"
 
 
 def write_rankings(path: Path, count: int) -> None:
@@ -156,7 +162,8 @@ def command(*arguments: str, cwd: Path) -> tuple[float, int]:
 
 # ---- all of it
 
-PARTS: dict[str, tuple[str, Callable[[Size, Path], str]]] = {
+# A part gives its section whenever that has another row, so that a run that is ended early leaves what it had.
+PARTS: dict[str, tuple[str, Callable[[Size, Path], Iterator[str]]]] = {
     "storm": ("Fifty labelers and a server that dies", run_storm),
     "keys": ("From Enter to the next set", run_keys),
     "panel": ("A panel with labelers who guess", run_panel),
@@ -181,11 +188,11 @@ def main() -> None:
         title, run = PARTS[name]
         print(title)
         with tempfile.TemporaryDirectory() as scratch:
-            body = run(size, Path(scratch))
-        if given.quick:
-            print(body)
-        else:
-            write_section(title, f"{said} --part {name}" if given.part else said, body)
+            for body in run(size, Path(scratch)):
+                if given.quick:
+                    print(body)
+                else:
+                    write_section(title, f"{said} --part {name}" if given.part else said, body)
 
 
 if __name__ == "__main__":

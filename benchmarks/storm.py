@@ -4,7 +4,7 @@ Labelers are threads in two processes, each with a connection of its own and no 
 as it can be. Every few seconds it is killed with SIGKILL and started again on the same database. Some requests are cut:
 half of one is sent, or the answer to it is never read; the labeler then sends it again under the same key, as the page
 does. Some labelers walk away with a set until its lease is over, and submit then. Sets are added as they are needed,
-and none any more when the time is over; what was begun is then finished.
+and none any more when the time is over; what was begun is then finished, by people who neither think nor walk away.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ EACH, ANSWERS = 3, 4
 LEASE = timedelta(seconds=15)
 CUT, WALK_AWAY = 0.02, 0.002
 """How often a request is cut, and how often a labeler leaves with a set."""
-WAITING = 300
-"""Sets that are kept ready."""
+READY = 150
+"""Sets that are kept ready for labelers who do not think."""
 
 
 def some_sets(begin: int, count: int) -> Iterator[ComparisonSet]:
@@ -146,10 +146,10 @@ class Told:
     harmed: list[float] = field(default_factory=list)
     """The same where something was: with all the waiting for the server to come back."""
     in_time: int = 0
-    """Those acknowledged before the time was over."""
+    """Those acknowledged before the time was over. The seconds are of those that were begun by then."""
     cuts: int = 0
     late: int = 0
-    """Submissions after their lease was over."""
+    """Submissions that were begun after their lease was over."""
     faults: list[str] = field(default_factory=list)
 
 
@@ -218,12 +218,18 @@ class Person:
                     return
                 time.sleep(0.2)
                 claim, _ = self.claim()
-            if self.pause:
-                time.sleep(self.random.expovariate(1 / self.pause))
-            if self.random.random() < WALK_AWAY:
-                time.sleep(LEASE.total_seconds() * 1.5)
-                self.told.late += 1
+            given = time.monotonic()
+            if given < until:
+                self.dwell()
+            self.told.late += time.monotonic() - given > LEASE.total_seconds()
             claim = self.submit(claim, until)
+
+    def dwell(self) -> None:
+        """Thinks, and now and then walks away until the lease is over."""
+        if self.pause:
+            time.sleep(self.random.expovariate(1 / self.pause))
+        if self.random.random() < WALK_AWAY:
+            time.sleep(LEASE.total_seconds() + 1.0)
 
     def submit(self, claim: Any, until: float) -> Any:
         """Submits a ranking, with a tie and now and then a flag, and gives the next claim."""
@@ -239,13 +245,14 @@ class Person:
             "flags": flags,
             "seconds": 1.0,
         }
-        begun = time.perf_counter()
+        begun = time.monotonic()
         receipt, unharmed = self.ask("POST", "/label/api/submit", body)
         if receipt is not None:
             self.told.acknowledged[str(body["key"])] = (claim["set_id"], self.labeler_id)
             self.told.in_time += time.monotonic() < until
         following, also = self.claim()
-        (self.told.clean if unharmed and also else self.told.harmed).append(time.perf_counter() - begun)
+        if begun < until:
+            (self.told.clean if unharmed and also else self.told.harmed).append(time.monotonic() - begun)
         return following
 
 
@@ -282,24 +289,27 @@ class Outcome:
     memory: float
 
 
-def run(database: str, folder: Path, *, minutes: float, kills: bool = True, pause: float = 0.0) -> Outcome:
-    """The storm on one database."""
+def run(
+    database: str, folder: Path, *, minutes: float, kills: bool = True, pause: float = 0.0, ready: int = READY
+) -> Outcome:
+    """The storm on one database, with `ready` sets at hand: what is left of them when the time is over comes on top."""
     with Store.open(database) as store:
         store.set_overlap(Overlap(each=EACH, lease=LEASE, gold_share=0.0))
         people = [store.add_labeler(f"labeler {number}").labeler_id for number in range(LABELERS)]
         links = [(each, store.new_link(each, timedelta(hours=2))) for each in people]
-        store.add_sets(some_sets(0, WAITING))
+        store.add_sets(some_sets(0, ready))
         server = Server(database, folder)
         until = time.monotonic() + 60 * minutes
         signed_in = time.monotonic() + SIGN_IN
-        made, killed, memory = WAITING, 0, 0.0
+        made, killed, memory = ready, 0, 0.0
 
         def feed(done: Event) -> None:
             nonlocal made
             progress = store.progress()
-            if time.monotonic() < until and progress.waiting + progress.open < WAITING:
-                store.add_sets(some_sets(made, WAITING))
-                made += WAITING
+            lacking = ready - progress.waiting - progress.open
+            if time.monotonic() < until and lacking > 0:
+                store.add_sets(some_sets(made, lacking))
+                made += lacking
             done.wait(0.5)
 
         def kill(done: Event) -> None:
