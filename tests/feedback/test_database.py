@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
-from collecting import a_set, some_sets
+from collecting import a_set, said, some_sets
 from plumbline.errors import BadProject, MissingExtra, UserError
 from plumbline.feedback import database, migrations, schema
 from plumbline.feedback.database import file_system
 from plumbline.feedback.migrations import upgrade
+from plumbline.feedback.places import Progress
+from plumbline.feedback.queue import Overlap, Queue
 from plumbline.feedback.store import Store
 from plumbline.project import Project
 
@@ -55,6 +57,23 @@ def test_a_database_of_any_revision_comes_to_have_them(
     with Store.open(empty) as store:
         assert differences(store) == []
         assert store.add_sets(some_sets(1)).new == 1
+
+
+def test_an_older_database_frees_the_places_of_those_who_are_left_out(empty: str) -> None:
+    with Store.open(empty) as store:
+        store.add_sets(some_sets(2))
+        queue = Queue(store, Overlap(each=1))
+        who = store.add_labeler("Ann")
+        for _ in range(2):
+            claim = queue.claim(who.labeler_id)
+            assert claim is not None
+            store.submit(said(claim, who))
+        store.exclude(who.labeler_id, {}, by="mo")
+        with store.write() as connection:  # as the first tables had it
+            connection.exec_driver_sql("UPDATE comparison_set SET counted = 1")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    with Store.open(empty) as store:
+        assert store.progress() == Progress(waiting=2) and store.rebuild() == 0
 
 
 def test_a_difference_would_be_seen(empty: str) -> None:

@@ -304,3 +304,47 @@ def test_calibration_sets_and_others_are_ordered_by_what_they_lack(store: Store)
     assert rank_all(queue, bo) == [*fewer, *more]  # those lack one, these three
     assert rank_all(queue, cy) == rank_all(queue, di) == more
     assert store.progress() == Progress(done=12)
+
+
+# ---- somebody who is left out
+
+
+def test_the_places_of_somebody_who_is_left_out_go_to_one_more_person_each(store: Store) -> None:
+    store.add_sets(some_sets(4))
+    queue = Queue(store, Overlap(each=2))
+    ann, bo, cy, di = people(store, 4)
+    assert (len(rank_all(queue, ann)), len(rank_all(queue, bo, 3)), claimed(queue, bo)) == (4, 3, "s3")
+    assert store.progress() == Progress(done=3, open=1) and claimed(queue, cy) is None
+    store.exclude(bo.labeler_id, {"note": "guesses"}, by="mo")
+    assert store.progress() == Progress(partly=4)  # the set that bo is at has a free place too
+    assert claimed(queue, bo) is None
+    assert (rank_all(queue, cy), rank_all(queue, di)) == (["s0", "s1", "s2", "s3"], [])
+    assert store.progress() == Progress(done=4)
+    kept = Counter(ranking.set_id for ranking in store.rankings())
+    assert kept == {f"s{number}": 2 for number in range(4)}
+    assert store.rebuild() == 0
+
+
+def test_who_is_taken_back_in_has_their_places_again_and_who_came_since_is_one_more(store: Store) -> None:
+    store.add_sets(some_sets(2))
+    queue = Queue(store, Overlap(each=1))
+    ann, bo = people(store, 2)
+    assert rank_all(queue, ann) == ["s0", "s1"]
+    store.exclude(ann.labeler_id, {}, by="mo")
+    assert store.progress() == Progress(waiting=2)
+    assert rank_all(queue, bo, 1) == ["s0"]
+    store.include(ann.labeler_id, by="mo")
+    assert store.progress() == Progress(done=1, surplus=1)
+    assert claimed(queue, bo) is None and store.rebuild() == 0
+
+
+def test_what_somebody_left_out_still_sends_is_kept_and_fills_no_place(store: Store) -> None:
+    store.add_sets(some_sets(1))
+    queue = Queue(store, Overlap(each=1))
+    ann, bo = people(store, 2)
+    begun = queue.claim(ann.labeler_id)
+    assert begun is not None
+    store.exclude(ann.labeler_id, {}, by="mo")
+    store.submit(said(begun, ann))
+    assert [each.labeler_id for each in store.rankings(include_excluded=True)] == [ann.labeler_id]
+    assert store.progress() == Progress(waiting=1) and claimed(queue, bo) == "s0"

@@ -93,14 +93,20 @@ def point_at_current(connection: Connection, set_ids: Collection[str] | None = N
     latest = select(func.max(event.number)).where(same, event.again == assignment.again).scalar_subquery()
     stale = or_(assignment.event.is_distinct_from(latest), assignment.state != "submitted")
     pointed = update(schema.assignment).where(latest.is_not(None), stale).values(event=latest, state="submitted")
-    sets = schema.comparison_set.c
-    people = select(func.count(event.labeler_id.distinct())).where(event.set_id == sets.set_id, ~event.again)
-    ranked_by = people.scalar_subquery()
-    counted = update(schema.comparison_set).where(sets.counted != ranked_by).values(counted=ranked_by)
     if set_ids is not None:
         pointed = pointed.where(assignment.set_id.in_(set_ids))
+    return connection.execute(pointed).rowcount + count_people(connection, set_ids)
+
+
+def count_people(connection: Connection, set_ids: Collection[str] | Select[Any] | None = None) -> int:
+    """Derives how many people have ranked a set, those who are left out apart. Returns how many counts were others."""
+    sets = schema.comparison_set.c
+    counts = (event.set_id == sets.set_id) & ~event.again & event.labeler_id.not_in(excluded_ids())
+    ranked_by = select(func.count(event.labeler_id.distinct())).where(counts).scalar_subquery()
+    counted = update(schema.comparison_set).where(sets.counted != ranked_by).values(counted=ranked_by)
+    if set_ids is not None:
         counted = counted.where(sets.set_id.in_(set_ids))
-    return connection.execute(pointed).rowcount + connection.execute(counted).rowcount
+    return connection.execute(counted).rowcount
 
 
 def stored_events(*, current: bool) -> Select[Any]:
@@ -197,3 +203,7 @@ def exclusions() -> Select[Any]:
 
 def excluded_ids() -> Select[Any]:
     return exclusions().with_only_columns(schema.exclusion_event.c.labeler_id)
+
+
+def is_excluded(connection: Connection, labeler_id: str) -> bool:
+    return connection.execute(exclusions().where(schema.exclusion_event.c.labeler_id == labeler_id)).first() is not None

@@ -1,7 +1,7 @@
 """How many people rank a set, and how many places of it are taken.
 
-A place is taken by a ranking that is there or by a lease that runs. Nothing about places is stored but the count of a
-set's rankings, so the number of people can change at any time.
+A place is taken by a ranking that is there or by a lease that runs, of somebody who is not left out. Nothing about
+places is stored but the count of a set's rankings, so the number of people can change at any time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Subquery, case, func, insert, 
 
 from plumbline.errors import UserError
 from plumbline.feedback import schema
+from plumbline.feedback.events import excluded_ids
 
 assignment, comparison_set, gold = schema.assignment.c, schema.comparison_set.c, schema.gold.c
 
@@ -98,8 +99,9 @@ def put_in_force(connection: Connection, overlap: Overlap, at: datetime) -> None
 
 
 def leases(now: datetime) -> Subquery:
-    """The sets that somebody is at now, and how many people are. Second rankings take no place."""
+    """The sets that somebody is at now, and how many people are. Second rankings take no place, nor do those left out."""
     running = (assignment.state == "open") & (assignment.lease_until > now) & ~assignment.again
+    running &= assignment.labeler_id.not_in(excluded_ids())
     return select(assignment.set_id, func.count().label("people")).where(running).group_by(assignment.set_id).subquery()
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, exists, func, insert, select, update
 
 from plumbline.feedback import schema
-from plumbline.feedback.events import find_assignment, is_row, is_theirs
+from plumbline.feedback.events import find_assignment, is_excluded, is_row, is_theirs
 from plumbline.feedback.places import Overlap, free_places, leases, overlap_in_force
 from plumbline.feedback.sets import Instruction, draw
 from plumbline.feedback.sign_in import find_labeler
@@ -51,7 +51,7 @@ class Queue:
             store.set_overlap(overlap)
 
     def claim(self, labeler_id: str, *, ahead: int = 0, again: bool = False) -> Claim | None:
-        """The set that the labeler is to rank now, None where there is nothing for them.
+        """The set that the labeler is to rank now, None where there is nothing for them, or where they are left out.
 
         What they already hold comes first. `ahead=1` gives the one after it, to load it early. `again` gives a set that
         they have ranked before, for their agreement with themselves. Expired leases of everyone are freed.
@@ -61,6 +61,8 @@ class Queue:
             now = self.store.clock()
             overlap = overlap_in_force(connection)
             expire(connection, now)
+            if is_excluded(connection, labeler.labeler_id):
+                return None
             held = list(holdings(connection, labeler.labeler_id, again=again))
             while len(held) <= ahead:
                 search = next_again if again else next_set

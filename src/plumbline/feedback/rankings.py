@@ -17,6 +17,7 @@ from plumbline.feedback.database import Database
 from plumbline.feedback.events import (
     add_imported,
     as_ranking,
+    count_people,
     digests_there,
     event_row,
     excluded_ids,
@@ -286,19 +287,23 @@ class Rankings(Database):
     # ---- exclusions
 
     def exclude(self, labeler_id: str, evidence: Mapping[str, Any], by: str) -> None:
-        """Leaves a labeler's rankings out of `rankings()`, until `include`. Nothing is deleted."""
+        """Leaves a labeler's rankings out of `rankings()`, until `include`. Nothing is deleted.
+
+        Their places are free again, so each of their sets goes to one more person; they are given no more sets.
+        """
         self._set_excluded(labeler_id, True, evidence, by)
 
     def include(self, labeler_id: str, by: str) -> None:
-        """Takes an exclusion back."""
+        """Takes an exclusion back. Where somebody has taken the place since, the set has one ranking more than asked."""
         self._set_excluded(labeler_id, False, {}, by)
 
     def _set_excluded(self, labeler_id: str, excluded: bool, evidence: Mapping[str, Any], by: str) -> None:
         checked("the evidence", json.dumps(evidence, ensure_ascii=False))
         row = {"excluded": excluded, "evidence": dict(evidence), "by": checked("`by`", by), "at": self.clock()}
-        with self.write("sets") as connection:
-            labeler = find_labeler(connection, labeler_id)
-            connection.execute(insert(schema.exclusion_event).values(labeler_id=labeler.labeler_id, **row))
+        with self.write("queue", "sets") as connection:
+            find_labeler(connection, labeler_id)
+            connection.execute(insert(schema.exclusion_event).values(labeler_id=labeler_id, **row))
+            count_people(connection, select(event.set_id).where(event.labeler_id == labeler_id))
 
     def excluded(self) -> dict[str, Exclusion]:
         """Who is left out now, by id."""

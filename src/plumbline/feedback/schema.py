@@ -1,7 +1,7 @@
 """The tables: one schema for SQLite and PostgreSQL. What people did is added and never changed.
 
 Two columns are derived and can be made again from the events (`Store.rebuild`): `comparison_set.counted`, the number
-of people who have ranked a set, and `assignment.event`, the ranking of it that is a labeler's current one.
+of people who have ranked a set and are not left out, and `assignment.event`, the ranking of it that is a labeler's current one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-REVISION = "0001"
-"""The newest of the migrations, which makes what stands here."""
+REVISION = "0002"
+"""The newest of the migrations; together they make what stands here."""
 
 ESCAPE = "\x10"  # "data link escape": the control character that is made for this, and that no text holds
 
