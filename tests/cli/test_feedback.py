@@ -11,7 +11,8 @@ import pytest
 from typer.testing import Result
 
 from cli.conftest import read_lines
-from plumbline.feedback.store import Store
+from plumbline.feedback.queue import Queue
+from plumbline.feedback.store import Store, Submission
 from plumbline.project import Project, file_digest
 from plumbline.records import ComparisonSet, Ranking, parse
 
@@ -277,6 +278,20 @@ def test_a_labeler_is_excluded_with_a_reason_and_taken_back(plumb: Plumb, projec
     assert out["excluded"] == {} and [each["labeler_id"] for each in out["labelers"]] == ["ann", "ben"]
     unknown = plumb("feedback", "labelers", "--exclude", "bert", "--because", "x")
     assert unknown.exit_code == 2 and "bert" in unknown.stderr
+
+
+def test_a_labeler_who_was_asked_twice_is_held_against_themselves(plumb: Plumb, project: Project) -> None:
+    with Store.open(project) as store:
+        claim = Queue(store).claim("ann", again=True)
+        assert claim is not None and claim.set.set_id == "hot"
+        ranks, flags = (2, 1, 1), (False, False, False)
+        store.submit(Submission("key", "hot", "ann", ranks, flags, claim.instruction.version, again=True))
+    shown = plumb("feedback", "labelers")
+    assert (
+        "ann, asked the same sets again: 0.33 of the outcomes are equal (no interval: one set), sets: 1" in shown.stderr
+    )
+    same = json.loads(plumb("feedback", "labelers", "--json").stdout)["themselves"]
+    assert list(same) == ["ann"] and same["ann"]["n"] == 1
 
 
 # ---- erasing, and copies

@@ -38,7 +38,9 @@ def test_a_room_for_a_file_of_sets(project: Project, tmp_path: Path, terminal: O
     write_sets(tmp_path / "sets.jsonl", "hot", "cold")
     with (tmp_path / "sets.jsonl").open("a") as file:
         file.write('{"set_id": "bad"}\n')
-    room = terminal("label", "--data", "sets.jsonl", "--labelers", "ann, ben", "--overlap", "2", "--port", "0")
+    room = terminal(
+        "label", "--data", "sets.jsonl", "--labelers", "ann, ben", "--overlap", "2", "--again", "0.1", "--port", "0"
+    )
     shown = room.read_until(END)
     assert "sets.jsonl:3: " in shown
     assert "2 sets are new, 0 were there" in shown
@@ -53,7 +55,7 @@ def test_a_room_for_a_file_of_sets(project: Project, tmp_path: Path, terminal: O
     room.read_rest()
     assert room.process.returncode == 0
     with Store.open(project) as store:
-        assert store.overlap().each == 2
+        assert (store.overlap().each, store.overlap().again_share) == (2, 0.1)
         assert store.criteria() == ["helpful"]
         assert "are a tie" in store.instruction("helpful").text
 

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 
 from panel import said, simulate_panel
 from plumbline.errors import UserError
-from plumbline.feedback.agreement import Figure, Level, agreement, agreement_by_criterion, alpha, tau
+from plumbline.feedback.agreement import Figure, Level, agreement, agreement_by_criterion, alpha, tau, with_themselves
 from plumbline.records import Ranking
 
 # Krippendorff's example of four observers and twelve units, and the one of three coders and fifteen units that
@@ -232,3 +232,21 @@ def test_people_who_guess_agree_by_chance_alone() -> None:
     found = agreement(simulate_panel(10, sets=400, random_share=1.0, reversed_share=0).rankings)
     assert holds(found.alpha, 0) and abs(found.alpha.value or 1) < 0.03
     assert holds(found.without_ties, 0.5)
+
+
+# ---- oneself
+
+
+def test_who_is_asked_twice_agrees_with_themselves_by_pairs_of_answers() -> None:
+    """A B C and then A C B: A before B and A before C again, B and C turned. A and B tied twice: one of one."""
+    first = [said("ann", 1, 2, 3), said("ben", 1, 2, 3), said("ann", 1, 1, set_id="2"), said("ann", 2, 1, set_id="3")]
+    again = [said("ann", 1, 3, 2), said("ann", 1, 1, set_id="2")]
+    found = with_themselves(first, again)
+    assert set(found) == {"ann"}  # ben was never asked again, and the third set was not either
+    assert (found["ann"].value, found["ann"].n) == (pytest.approx(3 / 4), 2)
+    assert found["ann"].low == pytest.approx(2 / 3) and found["ann"].high == 1.0
+
+
+def test_who_flags_all_the_second_time_has_no_figure() -> None:
+    found = with_themselves([said("ann", 1, 2)], [said("ann", None, None)])
+    assert str(found["ann"]) == "undefined: no two answers ranked both times (n = 0)"

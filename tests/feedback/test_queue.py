@@ -78,6 +78,7 @@ def test_the_number_of_people_can_change_while_they_rank(store: Store) -> None:
     ("overlap", "sentence"),
     [
         ({"each": 0}, "`each` is 0: a set goes to one person at least"),
+        ({"again_share": -0.1}, "`again_share` is -0.1: a share lies between 0 and 1"),
         ({"calibration_share": 1.5}, "`calibration_share` is 1.5: a share lies between 0 and 1"),
         ({"lease": timedelta(0)}, "`lease` is '0:00:00': it must last some time"),
     ],
@@ -144,6 +145,27 @@ def test_a_labeler_gets_no_set_twice_unless_asked_to(store: Store) -> None:
     assert claimed(queue, ann, again=True) == "s1"
     assert [each.set_id for each in store.rankings(again=True)] == ["s0"]
     assert [each.set_id for each in store.rankings()] == ["s0", "s1", "s2"]
+
+
+def test_a_share_of_the_claims_is_a_set_that_the_labeler_ranked_before(store: Store) -> None:
+    store.add_sets(some_sets(40))
+    queue = Queue(store, Overlap(each=1, again_share=0.3))
+    (ann,) = people(store, 1)
+    seen: list[tuple[str, bool]] = []
+    while claim := queue.claim(ann.labeler_id):
+        assert queue.claim(ann.labeler_id) == claim  # held, like any other
+        store.submit(said(claim, ann))
+        seen.append((claim.set.set_id, claim.again))
+    first, second = ([name for name, again in seen if again is kind] for kind in (False, True))
+    assert first == [f"s{number}" for number in range(40)]  # nobody loses a set by it
+    assert second == first[: len(second)] and second  # those of the longest ago, each once
+    assert all(seen.index((name, True)) > seen.index((name, False)) + 10 for name in second)
+    drawn = [turn for turn in range(1, len(seen) + 1) if draw(f"again{ann.labeler_id}\n{turn}") < 0.3]
+    assert [turn for turn, (_, again) in enumerate(seen, 1) if again] == [turn for turn in drawn if turn > 11][
+        : len(second)
+    ]
+    assert store.progress() == Progress(done=40)
+    assert store.overlap().again_share == 0.3
 
 
 def test_the_order_of_the_answers_is_the_labelers_own_and_stays(store: Store) -> None:

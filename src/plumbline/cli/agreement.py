@@ -156,13 +156,13 @@ def labelers(
     include: Annotated[str | None, typer.Option("--include", help="Take an exclusion back.", metavar="ID")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how each labeler agrees with the others and with known sets, and exclude or include one.
+    """Show how each labeler agrees with the others, with known sets and with themselves, and exclude or include one.
 
     Nobody is excluded by a number: a suggestion comes with its evidence, a person decides. An exclusion deletes
     nothing, and it can be taken back.
     """
     from plumbline.feedback.labelers import judge_labelers
-    from plumbline.feedback.room.figures import gold_rankings
+    from plumbline.feedback.room.figures import gold_rankings, themselves
 
     if (exclude is None) != (because is None):
         raise UserError("--exclude ID and --because TEXT go together: who reads it later wants to know why")
@@ -170,21 +170,33 @@ def labelers(
         scores = judge_labelers(store.rankings(include_excluded=True), gold=gold_rankings(store))
         if exclude is not None:
             said = next((score.evidence for score in scores if score.labeler_id == exclude), "")
-            store.exclude(exclude, {"because": because, "figures": said}, by="the command line")
+            store.exclude(exclude, {"note": because, "said": said}, by="the command line")
         if include is not None:
             store.include(include, by="the command line")
+        again = themselves(store)
         excluded = store.excluded()
         names = {each.labeler_id: each.name for each in store.labelers()}
     if as_json:
         out = {
             who: {**asdict(each), "evidence": dict(each.evidence), "at": str(each.at)} for who, each in excluded.items()
         }
-        print_json({"labelers": [asdict(score) for score in scores], "excluded": out})
+        same = {who: asdict(figure) for who, figure in again.items()}
+        print_json({"labelers": [asdict(score) for score in scores], "themselves": same, "excluded": out})
         return
-    show_labelers(scores, names, excluded)
+    show_labelers(scores, again, names, excluded)
 
 
-def show_labelers(scores: list[LabelerScore], names: Mapping[str, str], excluded: Mapping[str, Exclusion]) -> None:
+def same_again(figure: Figure) -> str:
+    share, interval, sets = cells(figure)
+    return f"{share} of the outcomes are equal ({interval}), sets: {sets}"
+
+
+def show_labelers(
+    scores: list[LabelerScore],
+    again: Mapping[str, Figure],
+    names: Mapping[str, str],
+    excluded: Mapping[str, Exclusion],
+) -> None:
     if not scores:
         note("nobody has ranked anything yet")
         return
@@ -204,5 +216,7 @@ def show_labelers(scores: list[LabelerScore], names: Mapping[str, str], excluded
     for score in scores:
         if score.suggestion and score.labeler_id not in excluded:
             note(f"{names.get(score.labeler_id, score.labeler_id)}: {score.evidence}")
+    for who, figure in again.items():
+        note(f"{names.get(who, who)}, asked the same sets again: {same_again(figure)}")
     for each in excluded.values():
-        note(f"{names.get(each.labeler_id, each.labeler_id)} is excluded: {each.evidence.get('because', '')}")
+        note(f"{names.get(each.labeler_id, each.labeler_id)} is excluded: {each.evidence.get('note', '')}")

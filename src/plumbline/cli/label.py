@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plumbline.cli.terminal import note
+from plumbline.errors import UserError
 
 if TYPE_CHECKING:
     from plumbline.feedback.store import Labeler, Store
@@ -27,6 +28,12 @@ def label(
     ] = "",
     overlap: Annotated[
         int | None, typer.Option("--overlap", help="How many people rank each set; 3 unless it was changed.", min=1)
+    ] = None,
+    again: Annotated[
+        float | None,
+        typer.Option(
+            "--again", help="The share of sets that people see a second time, to tell how steady they are.", metavar="X"
+        ),
     ] = None,
     port: Annotated[
         int | None, typer.Option("--port", help="The port; 7586 or, where that is taken, any free one.")
@@ -51,8 +58,7 @@ def label(
         for path in data or ():
             add_sets(store, path, project.config.criterion)
         queue = Queue(store)
-        if overlap is not None:
-            set_overlap(store, overlap)
+        set_overlap(store, overlap, again)
         people = present(store, labelers)
         if not store.count():
             note("there is nothing to rank yet: make sets with `plumb sample`, and add them with --data FILE")
@@ -86,10 +92,15 @@ def add_sets(store: Store, path: Path, criterion: str) -> None:
     note(f"{path}: {added.new} sets are new, {added.known} were there")
 
 
-def set_overlap(store: Store, each: int) -> None:
+def set_overlap(store: Store, each: int | None, again: float | None) -> None:
+    """Changes what was said; the rest stays as it was."""
     from dataclasses import replace
 
-    store.set_overlap(replace(store.overlap(), each=each))
+    if again is not None and not 0 <= again <= 1:
+        raise UserError(f"--again is {again!r}: it is a share between 0 and 1")
+    now = store.overlap()
+    share = now.again_share if again is None else again
+    store.set_overlap(replace(now, each=each or now.each, again_share=share))
 
 
 def present(store: Store, names: str) -> list[Labeler]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumbline.errors import UserError
-from plumbline.feedback.ballots import Ballots, Floats, gather
+from plumbline.feedback.ballots import Ballots, Floats, gather, lay_out, set_key
 from plumbline.records import Ranking
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
@@ -34,6 +34,7 @@ AT_ONCE = 2_000_000
 
 UNANIMOUS = "undefined: unanimous"
 NOBODY_TWICE = "undefined: nobody ranked the same set"
+NOTHING_TWICE = "undefined: no two answers ranked both times"
 ALL_TIES = "undefined: every comparison has a tie"
 ALL_TIED = "undefined: one of the two ties everything"
 
@@ -167,6 +168,25 @@ def tau(rankings: Iterable[Ranking], *, seed: int = 0) -> dict[tuple[str, str], 
     return {
         pair: figure(np.array(rows), lambda sums: divide(sums[:, 0], np.sqrt(sums[:, 1] * sums[:, 2])), ALL_TIED, seed)
         for pair, rows in sums.items()
+    }
+
+
+def with_themselves(first: Iterable[Ranking], again: Iterable[Ranking], *, seed: int = 0) -> dict[str, Figure]:
+    """How far each labeler who was asked the same set twice says the same again.
+
+    Of the pairs of answers that they ranked both times, the share with the same outcome of three: first, tie, second.
+    n counts their sets.
+    """
+    asked_twice = {(ranking.labeler_id, set_key(ranking)): ranking for ranking in again}
+    sums: dict[str, list[Floats]] = {}
+    for before in first:
+        after = asked_twice.get((before.labeler_id, set_key(before)))
+        if after is not None:
+            both = lay_out({"before": before, "after": after})
+            sums.setdefault(before.labeler_id, []).append(sums_of(both).pairs)
+    return {
+        labeler: ratio(pairs[:, SAME_OUTCOME].sum(axis=1), pairs.sum(axis=1), NOTHING_TWICE, seed)
+        for labeler, pairs in ((labeler, np.array(rows)) for labeler, rows in sums.items())
     }
 
 

@@ -32,12 +32,14 @@ class Overlap:
     """For how long a set is kept for the person who claimed it."""
     gold_share: float = 0.05
     """The share of a labeler's claims that is a set with known ranks, while there is one that they have not seen."""
+    again_share: float = 0.0
+    """The share of a labeler's claims that is a set which they ranked before, for their agreement with themselves."""
 
     def __post_init__(self) -> None:
         for name in ("each", "calibration_each"):
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` is {getattr(self, name)!r}: a set goes to one person at least")
-        for name in ("calibration_share", "gold_share"):
+        for name in ("calibration_share", "gold_share", "again_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"`{name}` is {getattr(self, name)!r}: a share lies between 0 and 1")
         if self.lease <= timedelta(0):
@@ -82,7 +84,7 @@ def overlap_in_force(connection: Connection) -> Overlap:
     if row is None:
         return Overlap()
     lease = timedelta(seconds=row.lease_seconds)
-    return Overlap(row.each, row.calibration_share, row.calibration_each, lease, row.gold_share)
+    return Overlap(row.each, row.calibration_share, row.calibration_each, lease, row.gold_share, row.again_share)
 
 
 def put_in_force(connection: Connection, overlap: Overlap, at: datetime) -> None:
@@ -93,13 +95,14 @@ def put_in_force(connection: Connection, overlap: Overlap, at: datetime) -> None
             "calibration_each": overlap.calibration_each,
             "lease_seconds": overlap.lease.total_seconds(),
             "gold_share": overlap.gold_share,
+            "again_share": overlap.again_share,
             "at": at,
         }
         connection.execute(insert(schema.overlap).values(row))
 
 
 def leases(now: datetime) -> Subquery:
-    """The sets that somebody is at now, and how many people are. Second rankings take no place, nor do those left out."""
+    """The sets that somebody is at now, and how many are. Second rankings take no place, nor do people left out."""
     running = (assignment.state == "open") & (assignment.lease_until > now) & ~assignment.again
     running &= assignment.labeler_id.not_in(excluded_ids())
     return select(assignment.set_id, func.count().label("people")).where(running).group_by(assignment.set_id).subquery()

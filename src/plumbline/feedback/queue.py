@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, exists, func, insert, select, update
 
 from plumbline.feedback import schema
-from plumbline.feedback.events import find_assignment, is_excluded, is_row, is_theirs
+from plumbline.feedback.events import find_assignment, is_excluded, is_row, is_theirs, recent
 from plumbline.feedback.places import Overlap, free_places, leases, overlap_in_force
+from plumbline.feedback.rankings import REVISABLE
 from plumbline.feedback.sets import Instruction, draw
 from plumbline.feedback.sign_in import find_labeler
 from plumbline.feedback.store import Store
@@ -53,8 +54,9 @@ class Queue:
     def claim(self, labeler_id: str, *, ahead: int = 0, again: bool = False) -> Claim | None:
         """The set that the labeler is to rank now, None where there is nothing for them, or where they are left out.
 
-        What they already hold comes first. `ahead=1` gives the one after it, to load it early. `again` gives a set that
-        they have ranked before, for their agreement with themselves. Expired leases of everyone are freed.
+        What they already hold comes first. `ahead=1` gives the one after it, to load it early. `again` gives only sets
+        that they have ranked before; without it those come as often as the overlap says. Expired leases of everyone
+        are freed.
         """
         with self.store.write("queue") as connection:
             labeler = find_labeler(connection, labeler_id)
@@ -63,13 +65,16 @@ class Queue:
             expire(connection, now)
             if is_excluded(connection, labeler.labeler_id):
                 return None
-            held = list(holdings(connection, labeler.labeler_id, again=again))
+            held = holdings(connection, labeler.labeler_id, again=again)
             while len(held) <= ahead:
-                search = next_again if again else next_set
-                set_id = search(connection, labeler.labeler_id, overlap, now)
+                repeated = again or is_drawn(connection, labeler.labeler_id, "again", overlap.again_share)
+                set_id = next_again(connection, labeler.labeler_id, soon=again) if repeated else None
+                second = set_id is not None
+                if set_id is None and not again:
+                    set_id = next_set(connection, labeler.labeler_id, overlap, now)
                 if set_id is None:
                     return None
-                held.append(lease(connection, set_id, labeler.labeler_id, again, now, now + overlap.lease))
+                held.append(lease(connection, set_id, labeler.labeler_id, second, now, now + overlap.lease))
         return self._shown(held[ahead])
 
     def _shown(self, held: Row[Any]) -> Claim:
@@ -129,8 +134,10 @@ def expire(connection: Connection, now: datetime) -> int:
 
 
 def holdings(connection: Connection, labeler_id: str, *, again: bool) -> list[Row[Any]]:
-    """What the labeler holds now, in the order it was given."""
-    mine = (assignment.labeler_id == labeler_id) & (assignment.state == "open") & (assignment.again == again)
+    """What the labeler holds now, in the order it was given; with `again` only what they rank for a second time."""
+    mine = (assignment.labeler_id == labeler_id) & (assignment.state == "open")
+    if again:
+        mine &= assignment.again
     return list(connection.execute(select(schema.assignment).where(mine).order_by(assignment.turn)))
 
 
@@ -206,8 +213,8 @@ def open_sets(labeler_id: str) -> Select[Any]:
     return select(comparison_set.number, comparison_set.set_id).where(~gold, ~done_with)
 
 
-def next_again(connection: Connection, labeler_id: str, overlap: Overlap, now: datetime) -> str | None:
-    """The set that the labeler ranked the longest ago and only once."""
+def next_again(connection: Connection, labeler_id: str, *, soon: bool) -> str | None:
+    """The set that the labeler ranked the longest ago and only once; unless `soon`, none that they can still change."""
     twice = exists().where(
         given.c.set_id == assignment.set_id,
         given.c.labeler_id == labeler_id,
@@ -215,21 +222,25 @@ def next_again(connection: Connection, labeler_id: str, overlap: Overlap, now: d
         given.c.state.in_(("open", "submitted", "skipped")),
     )
     once = (assignment.labeler_id == labeler_id) & (assignment.state == "submitted") & ~assignment.again
-    return connection.execute(
-        select(assignment.set_id).where(once, ~twice).order_by(assignment.event).limit(1)
-    ).scalar()
+    search = select(assignment.set_id).where(once, ~twice).order_by(assignment.event).limit(1)
+    if not soon:
+        fresh = [row.set_id for row in recent(connection, labeler_id, REVISABLE)]
+        search = search.where(assignment.set_id.not_in(fresh))
+    return connection.execute(search).scalar()
 
 
 def next_gold(connection: Connection, labeler_id: str, overlap: Overlap) -> str | None:
-    """A gold set that the labeler has not seen, when this claim of theirs is one that tests them.
-
-    Which claims do is drawn from the labeler's id, so nobody can tell them by counting.
-    """
-    if draw(f"{labeler_id}\n{next_turn(connection, labeler_id)}") >= overlap.gold_share:
+    """A gold set that the labeler has not seen, when this claim of theirs is one that tests them."""
+    if not is_drawn(connection, labeler_id, "", overlap.gold_share):
         return None
     gold = comparison_set.set_id.in_(select(schema.gold.c.set_id))
     unseen = select(comparison_set.set_id).where(gold, ~is_given(labeler_id, "open", "submitted", "skipped"))
     return connection.execute(unseen.order_by(comparison_set.number).limit(1)).scalar()
+
+
+def is_drawn(connection: Connection, labeler_id: str, what: str, share: float) -> bool:
+    """Whether this claim of theirs is one of the share: drawn from the labeler's id, so nobody can tell by counting."""
+    return share > 0 and draw(f"{what}{labeler_id}\n{next_turn(connection, labeler_id)}") < share
 
 
 def next_turn(connection: Connection, labeler_id: str) -> int:

@@ -294,7 +294,7 @@ class Rankings(Database):
         self._set_excluded(labeler_id, True, evidence, by)
 
     def include(self, labeler_id: str, by: str) -> None:
-        """Takes an exclusion back. Where somebody has taken the place since, the set has one ranking more than asked."""
+        """Takes an exclusion back. A set whose place somebody has taken since has one ranking more than asked."""
         self._set_excluded(labeler_id, False, {}, by)
 
     def _set_excluded(self, labeler_id: str, excluded: bool, evidence: Mapping[str, Any], by: str) -> None:

@@ -1,7 +1,8 @@
 """The tables: one schema for SQLite and PostgreSQL. What people did is added and never changed.
 
 Two columns are derived and can be made again from the events (`Store.rebuild`): `comparison_set.counted`, the number
-of people who have ranked a set and are not left out, and `assignment.event`, the ranking of it that is a labeler's current one.
+of people who have ranked a set, those left out apart, and `assignment.event`, the ranking of it that is a labeler's
+current one.
 """
 
 from __future__ import annotations
@@ -195,6 +196,7 @@ overlap = Table(
     Column("calibration_each", Integer, nullable=False),
     Column("lease_seconds", Double, nullable=False),
     Column("gold_share", Double, nullable=False),
+    Column("again_share", Double, nullable=False, server_default="0"),
     Column("at", Moment, nullable=False),
     sqlite_autoincrement=True,
 )

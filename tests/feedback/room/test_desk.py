@@ -316,6 +316,35 @@ def test_somebody_who_ranks_upside_down_is_suggested_with_evidence(desk: Desk) -
     assert desk.store.excluded() == {}  # a suggestion changes nothing
 
 
+def test_who_is_shown_a_set_twice_is_held_against_themselves(desk: Desk) -> None:
+    desk.add("a")
+    ann = desk.client("ann")
+    assert "never asked a set twice" in desk.page(f"/labelers/{desk.ids['ann']}")
+    desk.rank("ann", "a", (2, 1, 3))
+    claim = desk.queue.claim(desk.ids["ann"], again=True)
+    assert claim is not None
+    given = ann.post("/label/api/claim", json={}).json()["claim"]
+    assert (given["set_id"], given["again"]) == ("a", True)
+    assert [each["place"] for each in given["answers"]] == list(claim.order)
+    body = {
+        "key": "0123456789abcdef",
+        "set_id": "a",
+        "again": True,
+        "ranks": [2, 1, 1],
+        "flags": [False] * 3,
+        "instruction_version": 1,
+        "shown_order": list(claim.order),
+    }
+    assert ann.post("/label/api/submit", json=body).json() == {"replayed": False}
+    # 2, 1, 3 and then 2, 1, 1: the first pair is lost both times, the second won and lost, the third won and tied
+    text = desk.page(f"/labelers/{desk.ids['ann']}")
+    assert re.search(
+        r"The same again asked a set twice: same of first, tie, second.*? 33\s% no interval: one set 1 ", text
+    )
+    assert re.search(r"33\s% of 1", desk.page("/labelers"))
+    assert len(desk.export(format="rankings")) == 1  # the second is no ranking of another person
+
+
 def test_an_unknown_labeler_is_a_sentence(desk: Desk) -> None:
     answer = desk.mia.get("/manager/labelers/nobody")
     assert answer.status_code == 400 and "nobody" in answer.text

@@ -1,7 +1,8 @@
-"""Those who are left out take no place: the counts of their sets are made again."""
+"""Those who are left out take no place, so the counts of their sets are made again; and a share is shown twice."""
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
@@ -14,6 +15,7 @@ WHERE excluded AND number IN (SELECT max(number) FROM exclusion_event GROUP BY l
 
 
 def upgrade() -> None:
+    op.add_column("overlap", sa.Column("again_share", sa.Double(), nullable=False, server_default="0"))
     op.execute(f"""
         UPDATE comparison_set SET counted = (
             SELECT count(DISTINCT labeler_id) FROM ranking_event

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from plumbline.feedback.agreement import Agreement, agreement
+from plumbline.feedback.agreement import Agreement, Figure, agreement, with_themselves
 from plumbline.feedback.labelers import LabelerScore, judge_labelers
 from plumbline.feedback.room.disputes import Disputes, find_disputes
 from plumbline.feedback.room.habits import Habits, find_habits
@@ -38,6 +38,8 @@ class Figures:
     """By criterion, without those left out."""
     scores: dict[str, LabelerScore]
     """By labeler, those left out too, so that an exclusion can be looked at again."""
+    themselves: dict[str, Figure]
+    """How far those who were asked a set twice said the same again."""
     habits: dict[str, Habits]
     disputes: Disputes
 
@@ -81,6 +83,7 @@ class Reckoner:
             at=store.clock(),
             agreement={name: agreement(store.rankings(criterion=name)) for name in store.criteria()},
             scores={each.labeler_id: each for each in scores},
+            themselves=themselves(store),
             habits=find_habits(store.rankings(include_excluded=True)),
             disputes=find_disputes(store.rankings()),
         )
@@ -107,6 +110,12 @@ def gold_rankings(store: Store) -> list[Ranking]:
             )
         )
     return rankings
+
+
+def themselves(store: Store) -> dict[str, Figure]:
+    """The agreement of each labeler with themselves."""
+    first, again = (store.rankings(again=again, include_excluded=True) for again in (False, True))
+    return with_themselves(first, again)
 
 
 def stamp(store: Store) -> str:

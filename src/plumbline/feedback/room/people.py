@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from plumbline.feedback.agreement import Figure
 from plumbline.feedback.labelers import LabelerScore
 from plumbline.feedback.room.charts import columns
 from plumbline.feedback.room.figures import Figures
@@ -37,6 +38,7 @@ class Person:
     rankings: int
     others: Measure
     gold: Measure
+    themselves: Measure
     flags: Measure
     first: Measure
     places: Markup
@@ -65,6 +67,7 @@ def show_person(labeler: Labeler, excluded: Exclusion | None, figures: Figures) 
         rankings=habits.rankings if habits else 0,
         others=agreement_of("Agrees with the others", "with the majority of the other labelers", score, "others"),
         gold=agreement_of("Known sets", "with the ranks that are known", score, "gold"),
+        themselves=with_themselves(figures.themselves.get(labeler.labeler_id)),
         flags=agreement_of("Flags as others do", "answers flagged, or not, as most do", score, "flags"),
         first=first_place(habits),
         places=places_chart(labeler.name, habits),
@@ -85,6 +88,13 @@ def agreement_of(name: str, meaning: str, score: LabelerScore | None, kind: str)
         return NOTHING
     mark = None if kind == "flags" else 0.5
     return measure(name, meaning, getattr(score, kind), percent=True, mark=mark)
+
+
+def with_themselves(figure: Figure | None) -> Measure:
+    if figure is None:
+        return Measure("The same again", "", 0, undefined="never asked a set twice")
+    meaning = "asked a set twice: same of first, tie, second"
+    return measure("The same again", meaning, figure, percent=True, mark=None)
 
 
 def first_place(habits: Habits | None) -> Measure:
