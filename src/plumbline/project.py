@@ -46,6 +46,8 @@ class Config:
     """The embedder that a command takes when none is named."""
     criterion: str = ""
     """What makes one answer better than another, in a sentence that labelers and reports show."""
+    database: str = ""
+    """The URL of the database that keeps what people say; `plumb.db` in this folder unless it is named."""
 
 
 NEW_SETTINGS = """\
@@ -59,6 +61,9 @@ embedder = "minilm"
 
 # What makes one answer better than another, in a sentence that labelers and reports show.
 criterion = ""
+
+# The URL of the database that keeps what people say; plumb.db in this folder unless it is named.
+database = ""
 """
 
 

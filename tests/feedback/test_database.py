@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect
+from typer.testing import CliRunner, Result
 
 from collecting import a_set, said, some_sets
+from plumbline.cli.main import app
 from plumbline.errors import BadProject, MissingExtra, UserError
 from plumbline.feedback import database, migrations, schema
 from plumbline.feedback.database import file_system
@@ -148,6 +151,51 @@ def test_a_project_a_folder_a_file_and_a_url_name_the_same_database(tmp_path: Pa
             assert store.count() == 1 and store.file == tmp_path / "plumb.db"
 
 
+def test_a_projects_settings_name_its_database_and_a_url_goes_before_them(tmp_path: Path) -> None:
+    (tmp_path / "plumb.toml").write_text('database = "sqlite:///kept/here.db"\n')
+    (tmp_path / "kept").mkdir()
+    project = Project(tmp_path)
+    with Store.open(project) as store:
+        assert store.file == tmp_path / "kept" / "here.db" and store.project is project
+    with Store.open(project, url="sqlite:///there.db") as store:
+        assert store.file == tmp_path / "there.db" and store.project is project
+    with Store.open(project, url=f"sqlite:///{tmp_path}/third.db") as store:
+        assert store.file == tmp_path / "third.db"
+    with pytest.raises(BadProject, match="--database is 'house': write a URL, postgresql://USER@HOST/NAME or sqlite"):
+        Store.open(project, url="house")
+    (tmp_path / "plumb.toml").write_text('database = "house.db"\n')
+    with pytest.raises(BadProject, match="`database` in plumb.toml is 'house.db': write a URL"):
+        Store.open(Project(tmp_path))
+    assert not (tmp_path / "plumb.db").exists()
+
+
+@pytest.mark.postgres
+def test_commands_take_the_database_of_the_settings_and_of_the_option(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = request.getfixturevalue("postgres")
+    here, there = server.new_database(), server.new_database()
+    Project.create(tmp_path)
+    (tmp_path / "plumb.toml").write_text(f'database = "{here}"\n')
+    monkeypatch.chdir(tmp_path)
+    line = {"prompt": "a?", "completions": ["b", "c"], "ranks": [1, 2], "flags": [False] * 2, "labeler_id": "ann"}
+    names = {"set_id": "s", "instruction_version": "1"}
+    (tmp_path / "said.jsonl").write_text(json.dumps({**names, **line}) + "\n")
+
+    def plumb(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["feedback", *arguments], prog_name="plumb")
+
+    assert plumb("import", "said.jsonl").exit_code == 0
+    with Store.open(here) as store:
+        assert store.count() == 1
+    assert "nobody has ranked anything yet" in plumb("consensus", "--database", there).stderr
+    out = plumb("export", "--format", "trl-dpo", "--out", "pairs.jsonl", "--plain-ids")
+    assert out.exit_code == 0 and len((tmp_path / "pairs.jsonl").read_text().splitlines()) == 1
+    backup = CliRunner().invoke(app, ["backup", "copy.db"], prog_name="plumb")
+    assert backup.exit_code == 2 and "is a PostgreSQL database: use `pg_dump --format=custom`" in str(backup.stderr)
+    assert not (tmp_path / "plumb.db").exists()
+
+
 def test_only_the_owner_reads_the_file(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         store.add_sets(some_sets(1))
@@ -176,8 +224,9 @@ def test_sqlite_waits_for_the_disk_and_checks_keys(tmp_path: Path) -> None:
         ("/no/such/folder/plumb.db", "there is no folder '/no/such/folder' to keep the database in"),
         (
             "postgresql://me:secret@127.0.0.1:9/db",
-            r"the database 'postgresql\+psycopg://me:\*\*\*@.*' failed: .*refused",
+            r"the database 'postgresql://me:\*\*\*@127.0.0.1:9/db' cannot be reached \(.*refused\): start the server",
         ),
+        ("postgresql://me:secret@host:port/db", r"'postgresql://\.\.\.' is no database URL"),
     ],
 )
 def test_a_place_that_is_none_is_said_without_the_password(where: str, sentence: str) -> None:

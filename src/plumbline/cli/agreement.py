@@ -25,22 +25,26 @@ Excluded = Annotated[bool, typer.Option("--include-excluded", help="Count labele
 MethodName = Annotated[
     str, typer.Option("--method", help="ranked-pairs, kemeny, bradley-terry or plackett-luce.", metavar="NAME")
 ]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option("--database", help="Another database than the project's, by its URL.", metavar="URL"),
+]
 
 
 @contextmanager
-def opened() -> Iterator[Store]:
-    """The store of the project that the command runs in."""
+def opened(database: str | None) -> Iterator[Store]:
+    """The store of the project that the command runs in, or the one at the URL."""
     from plumbline.feedback.store import Store
     from plumbline.project import Project
 
-    with Store.open(Project.require()) as store:
+    with Store.open(Project.require(), url=database) as store:
         yield store
 
 
 # ---- how far people agree
 
 
-def agreement(include_excluded: Excluded = False, as_json: AsJson = False) -> None:
+def agreement(include_excluded: Excluded = False, database: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Show how far labelers agree, for each criterion.
 
     Shares of pairs of answers on which two labelers say the same, and Krippendorff's alpha, which is 0 for guessing and
@@ -48,7 +52,7 @@ def agreement(include_excluded: Excluded = False, as_json: AsJson = False) -> No
     """
     from plumbline.feedback.agreement import agreement_by_criterion
 
-    with opened() as store, waiting("comparing labelers"):
+    with opened(database) as store, waiting("comparing labelers"):
         found = agreement_by_criterion(store.rankings(include_excluded=include_excluded))
     if as_json:
         print_json({str(name): asdict(each) for name, each in found.items()})
@@ -93,6 +97,7 @@ def consensus(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the merged rankings here, as JSON Lines.", metavar="FILE")
     ] = None,
+    database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show each set's ranking as all of its labelers make it together.
@@ -102,7 +107,7 @@ def consensus(
     from plumbline.feedback.consensus import consensus as merge
     from plumbline.records import write_jsonl
 
-    with opened() as store, waiting("merging rankings"):
+    with opened(database) as store, waiting("merging rankings"):
         rankings = store.rankings(criterion=criterion, include_excluded=include_excluded)
         merged = merge(rankings, method=cast("Method", method))
         if out is not None:
@@ -154,6 +159,7 @@ def labelers(
         str | None, typer.Option("--because", help="Why, in a sentence that is kept.", metavar="TEXT")
     ] = None,
     include: Annotated[str | None, typer.Option("--include", help="Take an exclusion back.", metavar="ID")] = None,
+    database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how each labeler agrees with the others, with known sets and with themselves, and exclude or include one.
@@ -166,7 +172,7 @@ def labelers(
 
     if (exclude is None) != (because is None):
         raise UserError("--exclude ID and --because TEXT go together: who reads it later wants to know why")
-    with opened() as store, waiting("comparing labelers"):
+    with opened(database) as store, waiting("comparing labelers"):
         scores = judge_labelers(store.rankings(include_excluded=True), gold=gold_rankings(store))
         if exclude is not None:
             said = next((score.evidence for score in scores if score.labeler_id == exclude), "")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plumbline.cli.agreement import opened
+from plumbline.cli.agreement import DatabaseUrl, opened
 from plumbline.cli.terminal import note
 from plumbline.errors import UserError
 
@@ -15,11 +15,12 @@ from plumbline.errors import UserError
 def backup(
     out: Annotated[Path, typer.Argument(help="The copy.", metavar="FILE")],
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    database: DatabaseUrl = None,
 ) -> None:
     """Copy all that people said into one file, also while they go on."""
     if out.exists() and not force:
         raise UserError(f"{str(out)!r} is there already: name another, or replace it with --force")
-    with opened() as store:
+    with opened(database) as store:
         store.backup(out)
     note(f"{out}: {out.stat().st_size:,} bytes")
 
@@ -27,10 +28,11 @@ def backup(
 def restore(
     path: Annotated[Path, typer.Argument(help="A file that `plumb backup` wrote.", metavar="FILE")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    database: DatabaseUrl = None,
 ) -> None:
     """Put a copy in the place of all that the project's people said."""
     if not yes:
         typer.confirm(f"Replace all that people said in this project by {str(path)!r}?", abort=True, err=True)
-    with opened() as store:
+    with opened(database) as store:
         store.restore(path)
         note(f"restored: {store.count():,} sets")

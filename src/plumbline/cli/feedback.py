@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from plumbline.cli.agreement import Criterion, Excluded, MethodName, agreement, consensus, labelers, opened
+from plumbline.cli.agreement import (
+    Criterion,
+    DatabaseUrl,
+    Excluded,
+    MethodName,
+    agreement,
+    consensus,
+    labelers,
+    opened,
+)
 from plumbline.cli.help import STYLE, Command, Group
 from plumbline.cli.terminal import AsJson, note, print_json, screen, table, waiting
 from plumbline.errors import UserError
@@ -59,6 +68,7 @@ def import_(
     ] = None,
     replace_personal_data: Replace = False,
     hits: Hits = None,
+    database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring in what people said elsewhere.
@@ -73,7 +83,7 @@ def import_(
     replacer = Replacer() if replace_personal_data else None
     left_out: list[str] = []
     try:
-        with opened() as store, waiting(f"reading {data}"):
+        with opened(database) as store, waiting(f"reading {data}"):
             begin_criterion(store, criterion)
             records = (record for line in read_lines([data], AnyLine, left_out) for record in line.records)
             intake = Intake(store, source or data.name.partition(".")[0], criterion, data, left_out)
@@ -229,6 +239,7 @@ def export(
         bool, typer.Option("--plain-ids", help="Write labelers and users as they are, without an alias.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Write what people said as a file that training loads.
@@ -246,7 +257,7 @@ def export(
     splits = read_splits(folder)
     replacer = Replacer() if replace_personal_data else None
     aliases = None if plain_ids else Aliases(salt_of(folder))
-    with opened() as store, waiting(f"writing {out}"):
+    with opened(database) as store, waiting(f"writing {out}"):
         chosen = Selection(
             store,
             splits=splits,
@@ -336,6 +347,7 @@ def split(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the split that is there, and what was tested on it.")
     ] = False,
+    database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Divide the prompts into train, validation and test, by user.
@@ -351,7 +363,7 @@ def split(
     plan = splitting.Plan(three_shares(shares), cap, key, seed, Nearness(alike, beginning))
     folder = Project.require().folder
     before = {} if fresh else read_splits(folder) or {}
-    with opened() as store, waiting("comparing prompts"):
+    with opened(database) as store, waiting("comparing prompts"):
         prompts = prompts_of(store, before, key)
         if not prompts:
             raise UserError("there is no prompt to split yet: bring some in with `plumb feedback import FILE`")
@@ -397,6 +409,7 @@ def show_split(report: Report, key: str) -> None:
 def erase(
     user: Annotated[str, typer.Argument(help="The user's id, as the application gave it.", metavar="USER")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove all that came from a user, and say which models have seen it.
@@ -407,7 +420,7 @@ def erase(
 
     if not yes:
         typer.confirm(f"Remove all that came from {user!r}, for good?", abort=True, err=True)
-    with opened() as store:
+    with opened(database) as store:
         erased = store.erase(user)
         assert store.project is not None
         if splits := read_splits(store.project.folder):

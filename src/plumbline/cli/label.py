@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plumbline.cli.agreement import DatabaseUrl
 from plumbline.cli.terminal import note
 from plumbline.errors import UserError
 
@@ -41,11 +42,12 @@ def label(
     host: Annotated[
         str, typer.Option("--host", help="The address to listen at. Others than this machine need HTTPS before it.")
     ] = "127.0.0.1",
+    database: DatabaseUrl = None,
 ) -> None:
     """Open the ranking room: people rank answers in a browser.
 
     Prints one sign-in link for each labeler and one for the manager. A link works once, for seven days. What people
-    rank is kept in the project's plumb.db.
+    rank is kept in the project's database, the file plumb.db unless plumb.toml names another.
     """
     from plumbline.feedback.queue import Queue
     from plumbline.feedback.room.app import create_app
@@ -54,7 +56,7 @@ def label(
     from plumbline.web.server import serve
 
     project = Project.require()
-    with Store.open(project) as store:
+    with Store.open(project, url=database) as store:
         for path in data or ():
             add_sets(store, path, project.config.criterion)
         queue = Queue(store)

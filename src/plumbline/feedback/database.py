@@ -7,7 +7,7 @@ import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,24 +48,27 @@ class Database:
         self.project = project
         self.engine = engine
         self.file = Path(engine.url.database or "") if engine.dialect.name == "sqlite" else None
-        self.where = str(self.file or engine.url.render_as_string(hide_password=True))
+        self.where = str(self.file or engine.url.set(drivername="postgresql").render_as_string(hide_password=True))
         self._writing = engine.execution_options(writes=True)
 
     @classmethod
-    def open(cls, where: str | Path | Project, *, clock: Clock | None = None) -> Self:
-        """Opens a project's `plumb.db`, a file or folder, or a PostgreSQL URL (`postgresql://user@host/name`).
+    def open(cls, where: str | Path | Project, *, url: str | None = None, clock: Clock | None = None) -> Self:
+        """Opens a project's database, a file or folder, or a PostgreSQL URL (`postgresql://user@host/name`).
 
-        Makes the tables where there are none, brings older ones up to date, and lets processes that do so at once take
-        turns. `clock` gives the time in UTC.
+        A project's is `url` where it is given, else what its settings name, else `plumb.db` in its folder. Makes the
+        tables where there are none, brings older ones up to date, and lets processes that do so at once take turns.
+        `clock` gives the time in UTC.
         """
-        url = located(where)
-        engine = sqlite_engine(url) if url.get_backend_name() == "sqlite" else postgres_engine(url)
+        location = located(of_project(where, url) if isinstance(where, Project) else where)
+        sqlite = location.get_backend_name() == "sqlite"
+        engine = sqlite_engine(location) if sqlite else postgres_engine(location)
         database = cls(engine, clock or (lambda: datetime.now(UTC)), where if isinstance(where, Project) else None)
-        try:
+        with ExitStack() as undone:
+            undone.callback(engine.dispose)
+            if database.file is None:
+                database._reach()
             database._bring_up_to_date()
-        except BaseException:
-            engine.dispose()
-            raise
+            undone.pop_all()
         return database
 
     def close(self) -> None:
@@ -111,6 +114,16 @@ class Database:
             yield
         except (OperationalError, InterfaceError) as error:
             raise UserError(f"the database {self.where!r} failed: {str(error.orig).strip()}") from error
+
+    def _reach(self) -> None:
+        """Finds out whether there is a server, and whether it lets us in."""
+        try:
+            self.engine.connect().close()
+        except (OperationalError, InterfaceError) as error:
+            reason = str(error.orig).strip().partition("\n")[0].removeprefix("connection failed: ")
+            raise BadProject(
+                f"the database {self.where!r} cannot be reached ({reason}): start the server, or mend the URL"
+            ) from error
 
     # ---- the tables
 
@@ -217,12 +230,23 @@ def check_copy(copy: sqlite3.Connection, path: Path) -> None:
 # ---- where it lies
 
 
+def of_project(project: Project, url: str | None) -> str | Path:
+    """The URL that is given or that the project's settings name, else its folder; a file lies from there."""
+    said, where = (url, "--database") if url else (project.config.database, "`database` in plumb.toml")
+    if not said:
+        return project.folder
+    begin, sign, path = said.partition("://")
+    if not sign:
+        raise BadProject(f"{where} is {said!r}: write a URL, postgresql://USER@HOST/NAME or sqlite:///FILE")
+    return f"sqlite:///{project.folder / path[1:]}" if begin == "sqlite" and path[1:] else said
+
+
 def located(where: str | Path | Project) -> URL:
     """The database that is meant, as a URL for SQLAlchemy."""
     if isinstance(where, str) and "://" in where:
         try:
             url = make_url(where)
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             begin = where.partition("://")[0]  # the rest may hold a password
             raise BadProject(f"'{begin}://...' is no database URL: write postgresql://USER@HOST/NAME") from None
         if url.get_backend_name() in ("postgres", "postgresql"):
