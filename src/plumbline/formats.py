@@ -1,6 +1,6 @@
 """Files of comparisons, ratings and demonstrations as our records, whoever wrote them.
 
-    ours            a ranking, a pair, a rating, a demonstration (`plumbline.records`)
+    ours            a ranking, a pair, a rating, a rewarded answer, a demonstration (`plumbline.records`)
     TRL             {"prompt", "chosen", "rejected"} as text or messages, without a prompt where both begin with it;
                     {"prompt", "completion", "label"}; {"messages"}; {"prompt", "completion"}
     HH-RLHF         {"chosen", "rejected"}, each a transcript with "Human:" and "Assistant:" turns
@@ -29,7 +29,18 @@ from pydantic import BaseModel, model_validator
 
 from plumbline.errors import BadRecord, UserError
 from plumbline.files import BadLine, open_to_read, parse, read_jsonl, shown
-from plumbline.records import ComparisonSet, Demonstration, Id, Message, Pair, Ranking, Rating, Record
+from plumbline.records import (
+    ComparisonSet,
+    Demonstration,
+    Id,
+    Message,
+    Pair,
+    PromptRecord,
+    Ranking,
+    Rating,
+    Record,
+    Rewarded,
+)
 
 Line = Mapping[str, Any]
 R = TypeVar("R", bound=BaseModel)
@@ -72,6 +83,17 @@ class RatingLine(BaseModel):
         return {"records": [as_rating(line)]}
 
 
+class RewardedLine(BaseModel):
+    """A line with a number for its answer."""
+
+    records: tuple[Rewarded, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _translate(cls, line: Line) -> Line:
+        return {"records": [as_rewarded(line)]}
+
+
 class DemonstrationLine(BaseModel):
     """A line with an answer to learn."""
 
@@ -81,6 +103,17 @@ class DemonstrationLine(BaseModel):
     @classmethod
     def _translate(cls, line: Line) -> Line:
         return {"records": [as_demonstration(line)]}
+
+
+class PromptLine(BaseModel):
+    """A line with a prompt, whatever it says of answers; a tree has several."""
+
+    records: tuple[PromptRecord, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _translate(cls, line: Line) -> Line:
+        return {"records": as_prompts(line)}
 
 
 class AnyLine(BaseModel):
@@ -102,8 +135,25 @@ def read_ratings(paths: Iterable[str | Path], left_out: list[str]) -> list[Ratin
     return [record for line in read_lines(paths, RatingLine, left_out) for record in line.records]
 
 
+def read_rewarded(paths: Iterable[str | Path], left_out: list[str]) -> list[Rewarded]:
+    return [record for line in read_lines(paths, RewardedLine, left_out) for record in line.records]
+
+
 def read_demonstrations(paths: Iterable[str | Path], left_out: list[str]) -> list[Demonstration]:
     return [record for line in read_lines(paths, DemonstrationLine, left_out) for record in line.records]
+
+
+def read_prompts(paths: Iterable[str | Path], left_out: list[str]) -> list[PromptRecord]:
+    """What is asked in records of any kind, and in .txt files, where a line is a prompt."""
+    found = []
+    for path in map(Path, paths):
+        if path.suffix == ".txt":
+            with open_to_read(path) as file:
+                lines = [line.decode("utf-8-sig", "replace").strip() for line in file.read().splitlines()]
+            found += [parse(PromptRecord, {"prompt": line}) for line in lines if line]
+        else:
+            found += [record for line in read_lines([path], PromptLine, left_out) for record in line.records]
+    return found
 
 
 def read_lines(paths: Iterable[str | Path], kind: type[R], left_out: list[str]) -> Iterator[R]:
@@ -207,6 +257,14 @@ def as_rating(line: Line) -> Rating:
     return parse(Rating, {**rest_of(line), "prompt": prompt, "completion": answer, "label": label})
 
 
+def as_rewarded(line: Line) -> Rewarded:
+    """The reward stands under `reward`, as in `rollouts.jsonl`, or under `score`, as `plumb score` writes it."""
+    prompt, answer = with_answer(line)
+    name = "reward" if "reward" in line or "score" not in line else "score"
+    given = {"reward": line[name]} if name in line else {}
+    return parse(Rewarded, {**rest_of(line), "prompt": prompt, "completion": answer, **given})
+
+
 def as_demonstration(line: Line) -> Demonstration:
     if "messages" in line:
         return parse(Demonstration, {**line, "messages": as_messages(line["messages"])})
@@ -214,6 +272,26 @@ def as_demonstration(line: Line) -> Demonstration:
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     reply = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
     return parse(Demonstration, {**rest_of(line), "messages": [*turns, *reply]})
+
+
+def as_prompts(line: Line) -> list[PromptRecord]:
+    """The prompts of a line: alone, or with answers, which are left behind."""
+    if is_tree(line):
+        return [as_prompt(ranking.prompt, dict(ranking.model_dump())) for ranking in as_rankings(line)]
+    if ("prompt" in line or "instruction" in line) and not ({"chosen", "rejected", "messages"} & line.keys()):
+        return [as_prompt(asked(line), line)]
+    record: Any = as_record(line)
+    if not isinstance(record, Demonstration):
+        return [as_prompt(record.prompt, line)]
+    turns = list(record.messages)
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    return [as_prompt(turns, line)]
+
+
+def as_prompt(prompt: Any, line: Line) -> PromptRecord:
+    kept = {name: line[name] for name in ("prompt_id", "user_id", "source", "criterion", "split") if line.get(name)}
+    return parse(PromptRecord, {**kept, "prompt": prompt})
 
 
 # ---- the parts of a line

@@ -24,5 +24,10 @@ METHODS = {
     "classifier": Method("plumbline.align.classifier", "Put texts into classes, for rewards and rails."),
     "reward": Method("plumbline.align.reward", "Make a reward model from ranked answers."),
     "dpo": Method("plumbline.align.dpo", "Learn from ranked answers, without a reward model."),
+    "ppo": Method("plumbline.align.ppo", "Learn from answers of its own and a reward, held to a reference."),
+    "grpo": Method(
+        "plumbline.align.grpo", "The same without a value function: answers to a prompt measure each other."
+    ),
     "kto": Method("plumbline.align.kto", "Learn from thumbs up and down."),
+    "ilql": Method("plumbline.align.ilql", "Learn from answers with rewards, and answer by what a token is worth."),
 }

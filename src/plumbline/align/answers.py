@@ -25,19 +25,37 @@ if TYPE_CHECKING:
 def per_answer(
     learner: Learner, groups: Sequence[Group], budget: int, compute: Callable[[list[Group]], torch.Tensor]
 ) -> list[torch.Tensor]:
-    """For each group, what `compute` says of its answers (completions,), as it says it of a few groups at once."""
+    """For each group, what `compute` says of its answers (completions, ...), as it says it of a few groups at once."""
+    return _split(learner, groups, [len(group.completions) for group in groups], budget, compute)
+
+
+def per_token(
+    learner: Learner, groups: Sequence[Group], budget: int, compute: Callable[[list[Group]], torch.Tensor]
+) -> list[torch.Tensor]:
+    """The same for each token of the answers (tokens, ...)."""
+    return _split(learner, groups, [sum(map(len, group.completions)) for group in groups], budget, compute)
+
+
+def _split(
+    learner: Learner,
+    groups: Sequence[Group],
+    counts: Sequence[int],
+    budget: int,
+    compute: Callable[[list[Group]], torch.Tensor],
+) -> list[torch.Tensor]:
+    """Each group's part of what `compute` says; `counts` are the parts' lengths."""
     import torch
 
     process = learner.process
     sizes, share = [size(group) for group in groups], (process.rank, process.world, process.device.type)
-    mine: dict[int, list[float]] = {}
+    mine: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for micro_batch in micro_batches(sizes, range(len(groups)), budget, *share):
-            batch = [groups[place] for place in micro_batch]
-            numbers = torch.split(compute(batch), [len(group.completions) for group in batch])
-            mine |= {place: its.tolist() for place, its in zip(micro_batch, numbers, strict=True)}
+            numbers = compute([groups[place] for place in micro_batch]).cpu()
+            parts = torch.split(numbers, [counts[place] for place in micro_batch])
+            mine |= {place: its.clone() for place, its in zip(micro_batch, parts, strict=True)}
     found = {place: numbers for part in process.gather(mine) for place, numbers in part.items()}
-    return [torch.tensor(found[place]) for place in range(len(groups))]
+    return [found[place] for place in range(len(groups))]
 
 
 def answer_logprobs(learner: Learner, groups: Sequence[Group], budget: int) -> list[torch.Tensor]:

@@ -46,12 +46,22 @@ class Field:
 
 @cache
 def fields(module: str, name: str) -> dict[str, Field]:
-    """The fields of class `name` in `module`, by name, in order. Fields without a docstring are not for people."""
+    """The fields of class `name` in `module`, those it inherits first. Ones without a docstring are not for people."""
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None, module
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    return {field.name: field for field in _documented(body)}
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    imported = {
+        each.name: node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for each in node.names
+    }
+    inherited: dict[str, Field] = {}
+    for base in found.bases:
+        if isinstance(base, ast.Name) and base.id in imported:
+            inherited |= fields(imported[base.id], base.id)
+    return inherited | {field.name: field for field in _documented(found.body)}
 
 
 def _documented(body: list[ast.stmt]) -> Iterator[Field]:

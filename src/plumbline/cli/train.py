@@ -37,7 +37,7 @@ def train() -> None:
 
 def settings_of(method: str) -> dict[str, Field]:
     """The fields of a method's `Config`, those that all methods share included."""
-    return fields("plumbline.training.run", "Settings") | fields(METHODS[method].module, "Config")
+    return fields(METHODS[method].module, "Config")
 
 
 def command_of(method: str) -> Callable[..., None]:

@@ -153,6 +153,15 @@ class Hats:
         """The adapter's parameters, always in the same order."""
         return list(self._weights(name).values())
 
+    def named_parameters(self, name: str) -> dict[str, torch.nn.Parameter]:
+        """The same under the names that a PEFT folder gives them."""
+        return self._weights(name)
+
+    def scale(self, name: str) -> float:
+        """What the adapter's output is multiplied by."""
+        config = self._configs[name]
+        return float(config.lora_alpha / config.r)
+
     def lowest_layer(self, name: str) -> int:
         """The number of the first layer that the adapter changes."""
         return next(

@@ -22,6 +22,7 @@ from plumbline.models import Prompt, Raw, Score
 from plumbline.models.batches import by_length, pad_right
 from plumbline.models.chat import conversation, encode_prompt, is_tokens
 from plumbline.models.encoder import Reader, Row, class_outputs
+from plumbline.models.functions import is_function, load_function
 from plumbline.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -41,13 +42,15 @@ _say = logging.getLogger(__name__)
 def load_scorer(
     name: str, label: str | int | None = None, *, reads: Reads | None = None, device: str = "auto"
 ) -> Score:
-    """The classifier or reward model of that name: one in the project, a local folder or a hub id.
+    """The classifier or reward model of that name: one in the project, a local folder, a hub id, or `file.py:function`.
 
     Options as in `Classifier`; a reward model has no labels.
     """
     from plumbline.models.heads import FILE
     from plumbline.models.resolve import resolve
 
+    if is_function(name):
+        return load_function(name)
     source = resolve(name)
     if source.kind != "folder":
         raise UserError(f"{name!r} gives no scores: use the folder, the hub id or the project's name of a classifier")

@@ -75,15 +75,17 @@ class Learner:
         with self.hats.wearing(HAT) if self.hats else contextlib.nullcontext():
             yield
 
-    def prepare(self, groups: Sequence[Group], config: Settings) -> None:
+    def prepare(self, groups: Sequence[Group], config: Settings, *, passes: int = 0) -> None:
         """Computes what lies below the adapters for these groups once, where it fits, and keeps it for all epochs.
+
+        They will be seen `passes` times, where that is not the settings' epochs.
 
         All of it or nothing, and in an order of its own: rounding depends on what shares a pass, and a run that goes
         on must find the same bits.
         """
         import torch
 
-        needed = self.kept_bytes(groups, config)
+        needed = self.kept_bytes(groups, config, passes=passes)
         if self.trunk is None or not needed:
             return
         self.trunk.keep = needed
@@ -93,9 +95,9 @@ class Learner:
             for places in micro_batches(sizes, range(len(groups)), config.tokens, device=self.process.device.type):
                 self.answers([groups[place] for place in places])
 
-    def kept_bytes(self, groups: Sequence[Group], config: Settings) -> int:
+    def kept_bytes(self, groups: Sequence[Group], config: Settings, *, passes: int = 0) -> int:
         """What `prepare` keeps of these groups: 0 where nothing lies below, where all is seen once, or no room is."""
-        if self.trunk is None or config.epochs == 1:
+        if self.trunk is None or (passes or config.epochs) == 1:
             return 0
         different = {(tuple(group.prompt), tuple(map(tuple, group.completions))) for group in groups}
         tokens = sum(len(prompt) + sum(map(len, completions)) for prompt, completions in different)
@@ -107,15 +109,19 @@ class Learner:
         with self.process.autocast():
             return forward(self.model, groups, recompute=self.recompute, trunk=self.trunk)
 
-    def logprobs(self, groups: Sequence[Group]) -> tuple[Answers, torch.Tensor, torch.Tensor]:
+    def logprobs(
+        self, groups: Sequence[Group], temperature: float = 1.0, *, entropy_gradient: bool = False
+    ) -> tuple[Answers, torch.Tensor, torch.Tensor]:
         """The completions' states, and the log-prob and entropy of each of their tokens, both (tokens,).
 
-        The entropy is to be looked at: no gradient flows through it.
+        The entropy is to be looked at: gradients flow through it only where `entropy_gradient` says so.
         """
         answers = self.answers(groups)
         with self.process.autocast():
             head = Head.of(self.model)
-            return answers, *token_logprobs(head, answers.states, answers.targets, entropy_gradient=False)
+            return answers, *token_logprobs(
+                head, answers.states, answers.targets, temperature, entropy_gradient=entropy_gradient
+            )
 
     def save(self, folder: Path) -> None:
         """Writes the trained model as a folder that `load` takes; adapters also by themselves, as `adapter/`."""

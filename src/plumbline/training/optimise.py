@@ -70,12 +70,21 @@ class Optimiser:
         self.adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, eps=eps)
 
     @classmethod
-    def of(cls, config: Settings, parameters: Iterable[torch.nn.Parameter], *, steps: int) -> Optimiser:
-        """As the run's settings say."""
+    def of(
+        cls,
+        config: Settings,
+        parameters: Iterable[torch.nn.Parameter],
+        *,
+        steps: int,
+        lr: float | None = None,
+        eps: float = 1e-8,
+    ) -> Optimiser:
+        """As the run's settings say, but for another learning rate where one is given."""
         return cls(
             parameters,
             steps=steps,
-            lr=config.lr,
+            lr=config.lr if lr is None else lr,
+            eps=eps,
             warmup=config.warmup,
             schedule=config.schedule,
             floor=config.lr_floor,
