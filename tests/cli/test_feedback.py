@@ -315,6 +315,27 @@ def test_erasing_a_user_removes_the_rows_and_names_what_has_seen_them(plumb: Plu
     assert json.loads(plumb("feedback", "erase", "asker of tea", "--yes", "--json").stdout)["versions"] == [version.ref]
 
 
+def test_erasing_a_labeler_keeps_the_rankings_unless_asked(plumb: Plumb, project: Project) -> None:
+    export(plumb, "trl-dpo", "pairs.jsonl")
+    version = project.record_version("polite", lambda folder: (folder / "w").write_text("1"), data=["pairs.jsonl"])
+    held = Path("pairs.jsonl").read_bytes()
+    for wrong in (("erase",), ("erase", "ann", "--labeler", "ann"), ("erase", "ann", "--with-rankings")):
+        assert plumb("feedback", *wrong).exit_code == 2
+    unknown = plumb("feedback", "erase", "--labeler", "anna", "--yes")
+    assert unknown.exit_code == 2 and "there is no labeler 'anna'" in unknown.stderr
+    asked = plumb("feedback", "erase", "--labeler", "ann", typed="y\n")
+    assert "Remove the labeler 'ann' and keep what they said, without a name, for good?" in asked.stderr
+    assert asked.exit_code == 0 and f"trained on it: {version.ref}" in asked.stderr
+    assert file_digest(Path("pairs.jsonl")) in asked.stderr and Path("pairs.jsonl").read_bytes() == held
+    kept = export(plumb, "rankings", "kept.jsonl", "--plain-ids")
+    assert [row["ranks"] for row in kept] == [[2, 1, 3], [1, 2, 3], [1, 2]] and "ann" not in {
+        row["labeler_id"] for row in kept
+    }
+    gone = json.loads(plumb("feedback", "erase", "--labeler", "ben", "--with-rankings", "--yes", "--json").stdout)
+    assert gone["rows"]["ranking_event"] == 1
+    assert len(export(plumb, "rankings", "left.jsonl")) == 2
+
+
 def test_a_backup_brings_everything_back(plumb: Plumb, project: Project) -> None:
     assert plumb("backup", "copy.db").exit_code == 0
     assert plumb("backup", "copy.db").exit_code == 2

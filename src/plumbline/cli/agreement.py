@@ -153,12 +153,12 @@ def plain(text: str) -> str:
 
 def labelers(
     exclude: Annotated[
-        str | None, typer.Option("--exclude", help="Leave this labeler's rankings out from now on.", metavar="ID")
+        str | None, typer.Option("--exclude", help="Leave this labeler's rankings out from now on.", metavar="NAME")
     ] = None,
     because: Annotated[
         str | None, typer.Option("--because", help="Why, in a sentence that is kept.", metavar="TEXT")
     ] = None,
-    include: Annotated[str | None, typer.Option("--include", help="Take an exclusion back.", metavar="ID")] = None,
+    include: Annotated[str | None, typer.Option("--include", help="Take an exclusion back.", metavar="NAME")] = None,
     database: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -171,14 +171,15 @@ def labelers(
     from plumbline.feedback.room.figures import gold_rankings, themselves
 
     if (exclude is None) != (because is None):
-        raise UserError("--exclude ID and --because TEXT go together: who reads it later wants to know why")
+        raise UserError("--exclude NAME and --because TEXT go together: who reads it later wants to know why")
     with opened(database) as store, waiting("comparing labelers"):
         scores = judge_labelers(store.rankings(include_excluded=True), gold=gold_rankings(store))
         if exclude is not None:
-            said = next((score.evidence for score in scores if score.labeler_id == exclude), "")
-            store.exclude(exclude, {"note": because, "said": said}, by="the command line")
+            who = store.person(exclude).labeler_id
+            said = next((score.evidence for score in scores if score.labeler_id == who), "")
+            store.exclude(who, {"note": because, "said": said}, by="the command line")
         if include is not None:
-            store.include(include, by="the command line")
+            store.include(store.person(include).labeler_id, by="the command line")
         again = themselves(store)
         excluded = store.excluded()
         names = {each.labeler_id: each.name for each in store.labelers()}

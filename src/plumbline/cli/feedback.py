@@ -21,6 +21,7 @@ from plumbline.cli.agreement import (
     labelers,
     opened,
 )
+from plumbline.cli.erasing import erase
 from plumbline.cli.help import STYLE, Command, Group
 from plumbline.cli.terminal import AsJson, note, print_json, screen, table, waiting
 from plumbline.errors import UserError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from plumbline.feedback.privacy import Replacer
     from plumbline.feedback.selection import Selection
     from plumbline.feedback.split import Report
-    from plumbline.feedback.store import Erased, Store
+    from plumbline.feedback.store import Store
     from plumbline.records import Record, Split
 
 app = typer.Typer(cls=Group, add_completion=False, no_args_is_help=True, **STYLE)
@@ -402,49 +403,6 @@ def show_split(report: Report, key: str) -> None:
         )
 
 
-# ---- erasing
+# ---- erasing, beside this file too
 
-
-@app.command(cls=Command)
-def erase(
-    user: Annotated[str, typer.Argument(help="The user's id, as the application gave it.", metavar="USER")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    database: DatabaseUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Remove all that came from a user, and say which models have seen it.
-
-    Their thumbs, their edits, and the sets of their prompts with everybody's rankings of those. It cannot be undone.
-    """
-    from plumbline.feedback.selection import prompts_of, read_splits, write_splits
-
-    if not yes:
-        typer.confirm(f"Remove all that came from {user!r}, for good?", abort=True, err=True)
-    with opened(database) as store:
-        erased = store.erase(user)
-        assert store.project is not None
-        if splits := read_splits(store.project.folder):
-            write_splits(store.project.folder, prompts_of(store, splits))
-    if as_json:
-        print_json({**asdict(erased), "rows": dict(erased.rows)})
-        return
-    show_erased(user, erased)
-
-
-def show_erased(user: str, erased: Erased) -> None:
-    gone = {name: count for name, count in erased.rows.items() if count}
-    if not gone:
-        note(f"there is nothing of {user!r}: is it the id that the application gave?")
-        return
-    rows = table("removed", ">rows")
-    for name, count in gone.items():
-        rows.add_row(name.replace("_", " "), f"{count:,}")
-    screen().print(rows)
-    if erased.data_hashes:
-        note(
-            f"{len(erased.data_hashes)} exported files hold it still; delete those with these SHA-256 and export again:"
-        )
-        for each in erased.data_hashes:
-            note(f"  {each}")
-    if erased.versions:
-        note(f"trained on it: {', '.join(erased.versions)}")
+app.command(cls=Command)(erase)

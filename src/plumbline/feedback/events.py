@@ -62,6 +62,12 @@ def event_row(ranking: Ranking, texts: list[list[Any]] | None, *, again: bool) -
     return {**said, "digest": digest(said)}
 
 
+def as_said(row: Row[Any]) -> dict[str, Any]:
+    """The columns of an event that its digest is made of."""
+    names = ("set_id", "labeler_id", "again", "ranks", "flags", "instruction_version", "texts")
+    return {name: row._mapping[name] for name in names}
+
+
 def digests_there(connection: Connection, set_ids: Collection[str]) -> set[str]:
     return set(connection.execute(select(event.digest).where(event.set_id.in_(set_ids))).scalars())
 

@@ -55,6 +55,14 @@ class SignIn(Database):
         with self.read() as connection:
             return find_labeler(connection, labeler_id)
 
+    def person(self, named: str) -> Labeler:
+        """The labeler of this id, else of this name; an unknown one is a `UserError`."""
+        with self.read() as connection:
+            named_so = select(schema.labeler.c.labeler_id).where(schema.labeler.c.name == named)
+            known = select(schema.labeler.c.labeler_id).where(schema.labeler.c.labeler_id == named)
+            found = connection.execute(known).scalar() or connection.execute(named_so).scalar()
+            return find_labeler(connection, found or named)
+
     # ---- links
 
     def new_link(self, labeler_id: str, ttl: timedelta) -> str:

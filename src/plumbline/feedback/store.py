@@ -5,13 +5,14 @@
         ann = store.add_labeler("Ann")
         claim = Queue(store).claim(ann.labeler_id)
 
-Its chapters lie beside it: `sets`, `sign_in`, `rankings`, `users`; what they stand on is in `database`.
+Its chapters lie beside it: `sets`, `sign_in`, `rankings`, `users`, `leaving`; what they stand on is in `database`.
 """
 
 from __future__ import annotations
 
 from plumbline.feedback.database import Clock
 from plumbline.feedback.events import point_at_current
+from plumbline.feedback.leaving import Leaving
 from plumbline.feedback.places import Overlap, Progress, count_progress, overlap_in_force, put_in_force
 from plumbline.feedback.rankings import Exclusion, Past, Rankings, Receipt, Submission, Written
 from plumbline.feedback.sets import Added, Instruction, Ranks, Sets
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 
-class Store(Sets, SignIn, Rankings, Users):
+class Store(Sets, SignIn, Rankings, Users, Leaving):
     """All that people said, in one database."""
 
     def overlap(self) -> Overlap:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, union
+from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, insert, select, union
 
 from plumbline.feedback import schema
 from plumbline.feedback.database import Database
 from plumbline.feedback.events import excluded_ids, stored_events
 from plumbline.feedback.sets import STREAM, add_prompt, checked, checked_id, digest
+from plumbline.project import Project
 from plumbline.records import Demonstration, Message, Rating, parse, prompt_id
 
 
@@ -144,12 +146,10 @@ class Users(Database):
     def erase(self, user_id: str) -> Erased:
         """Removes all that came from a user: ratings, edits, and the sets of their prompts with all about them."""
         with self.write("queue", "sets", "drafts") as connection:
-            hashes, versions = what_has_seen(connection, user_id)
+            hashes, versions = which_saw(connection, seen_of(user_id))
             rows = delete_all_of(connection, user_id)
         self.forget()
-        known = self.project.versions() if self.project else []
-        trained = {version.ref for version in known if hashes & {*version.data.values()}}
-        return Erased(rows, tuple(sorted(hashes)), tuple(sorted(versions | trained)))
+        return Erased(rows, tuple(sorted(hashes)), trained_on(self.project, hashes, versions))
 
 
 def of_user(table: Table, user_id: str) -> ColumnElement[bool]:
@@ -160,17 +160,29 @@ def of_user(table: Table, user_id: str) -> ColumnElement[bool]:
     return table.c.set_id.in_(select(sets.set_id).where(sets.user_id == user_id))
 
 
-def what_has_seen(connection: Connection, user_id: str) -> tuple[set[str], set[str]]:
-    """The hashes of the data sets that held any of a user's rows, and the versions that were trained on them."""
+def seen_of(user_id: str) -> Select[Any]:
+    """The exported data sets that held any of a user's rows, by hash."""
     seen = schema.seen_by_version.c
     theirs = union(
         select(schema.comparison_set.c.set_id).where(of_user(schema.comparison_set, user_id)),
         select(schema.rating_event.c.prompt_id).where(of_user(schema.rating_event, user_id)),
         select(schema.edit_event.c.prompt_id).where(of_user(schema.edit_event, user_id)),
     )
-    hashes = set(connection.execute(select(seen.data_hash).where(seen.set_id.in_(theirs))).scalars())
+    return select(seen.data_hash).where(seen.set_id.in_(theirs))
+
+
+def which_saw(connection: Connection, exports: Select[Any]) -> tuple[set[str], set[str]]:
+    """The hashes that a query gives, and the versions that are known to have been trained on those data sets."""
+    seen = schema.seen_by_version.c
+    hashes = set(connection.execute(exports).scalars())
     rows = connection.execute(select(seen.version).where(seen.data_hash.in_(hashes)))
     return hashes, {version for version in rows.scalars() if version}
+
+
+def trained_on(project: Project | None, hashes: set[str], versions: set[str]) -> tuple[str, ...]:
+    """The same versions, and those whose record names one of the data sets."""
+    known = project.versions() if project else []
+    return tuple(sorted(versions | {version.ref for version in known if hashes & {*version.data.values()}}))
 
 
 def delete_all_of(connection: Connection, user_id: str) -> dict[str, int]:

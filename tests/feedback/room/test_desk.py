@@ -202,6 +202,16 @@ def test_a_set_that_is_erased_is_shown_no_more(desk: Desk) -> None:
     assert HOT not in desk.page("/differences") and HOT not in desk.page("/flags")
 
 
+def test_a_labeler_who_is_erased_is_named_no_more(desk: Desk) -> None:
+    desk.add("a")
+    desk.rank("ann", "a", (1, 2, None))
+    desk.rank("ben", "a", (2, 1, 3))
+    assert "ann" in desk.page("/differences") and "ann of 2 judges: makes no sense." in desk.page("/flags")
+    desk.store.erase_labeler(desk.ids["ann"])
+    for path in ("/labelers", "/differences", "/flags"):
+        assert "ann" not in re.findall(r"\w+", desk.page(path)) and "erased-" in desk.page(path)
+
+
 @pytest.mark.parametrize("path", ["/differences", "/flags"])
 def test_words_of_models_and_people_stay_text(desk: Desk, path: str) -> None:
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"

@@ -15,7 +15,7 @@ from plumbline.feedback.agreement import Agreement, Figure, agreement, with_them
 from plumbline.feedback.labelers import LabelerScore, judge_labelers
 from plumbline.feedback.room.disputes import Disputes, find_disputes
 from plumbline.feedback.room.habits import Habits, find_habits
-from plumbline.feedback.schema import assignment, comparison_set, exclusion_event, gold, ranking_event
+from plumbline.feedback.schema import assignment, comparison_set, exclusion_event, gold, labeler, ranking_event
 from plumbline.records import Ranking
 
 if TYPE_CHECKING:
@@ -119,13 +119,15 @@ def themselves(store: Store) -> dict[str, Figure]:
 
 
 def stamp(store: Store) -> str:
-    """Another one whenever a ranking or an exclusion came, or one was erased."""
+    """Another one whenever a ranking, an exclusion or a labeler came, or one was erased."""
     with store.read() as connection:
         newest = select(func.max(ranking_event.c.number)).scalar_subquery()
         events = select(func.count()).select_from(ranking_event).scalar_subquery()
         exclusions = select(func.max(exclusion_event.c.number)).scalar_subquery()
-        row = connection.execute(select(newest, events, exclusions)).one()
-    return "-".join(str(number or 0) for number in row)
+        people = select(func.count()).select_from(labeler).scalar_subquery()
+        newcomer = select(func.max(labeler.c.at)).scalar_subquery()  # who is erased becomes somebody new
+        row = connection.execute(select(newest, events, exclusions, people, newcomer)).one()
+    return "-".join(str(each or 0).replace(" ", "T") for each in row)
 
 
 @dataclass(frozen=True)
