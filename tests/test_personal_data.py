@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plumbline import personal_data
-from plumbline.personal_data import Finding, find, replace, rule
+from plumbline.errors import MissingExtra
+from plumbline.personal_data import FINDERS, Finding, find, replace, rule
 
 # Put together here, so that no scanner takes this file for a leak.
 TOKEN = "aB3dE5gH7jK9" * 4
@@ -281,3 +282,33 @@ def test_recall_and_precision_on_labelled_sentences() -> None:
         assert hit[kind] / labelled[kind] >= recall, (kind, hit[kind], labelled[kind])
         assert right[kind] / found[kind] >= precision, (kind, right[kind], found[kind])
     assert found["secret"] == found["ip"] == 0  # there are none
+
+
+# ---- Presidio
+
+
+def test_without_presidio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(personal_data, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=re.escape("needs the extra `presidio`: pip install 'plumbline[presidio]'")):
+        FINDERS["presidio"]()
+
+
+def test_presidio_adds_its_patterns_and_asks_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("presidio_analyzer", reason="presidio-analyzer is not installed")
+
+    def refuse(*where: object, **how: object) -> None:
+        raise AssertionError(f"something went to the network: {where}")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    text = f"Ann Lee, ann@example.org, 4111 1111 1111 1111, key {TOKEN}, MAC 00:1B:44:11:3A:B7, 2026-01-02."
+    found = FINDERS["presidio"]()(text)
+    assert [(each.kind, each.text) for each in found] == [
+        ("email", "ann@example.org"),
+        ("card", "4111 1111 1111 1111"),
+        ("mac_address", "00:1B:44:11:3A:B7"),
+    ]
+    assert replace(text, found).endswith("MAC [MAC_ADDRESS], 2026-01-02.") and "Ann Lee, [EMAIL], [CARD]" in replace(
+        text, found
+    )
+    phone = FINDERS["presidio"]()("or +1 415 555 2671")  # a part of it has a sound checksum of the NHS
+    assert [each.kind for each in phone] == ["phone"]

@@ -184,6 +184,15 @@ def test_personal_data_is_replaced_on_the_way_in_and_kept_for_review(plumb: Plum
 # ---- out
 
 
+def test_a_finder_that_is_not_there_or_finds_for_nobody_is_said(plumb: Plumb, tmp_path: Path) -> None:
+    write(tmp_path / "in.jsonl", said(TEA, "ann", 1, 2))
+    Project.create(tmp_path)
+    unknown = plumb("feedback", "import", "in.jsonl", "--replace-personal-data", "--finder", "spacy")
+    assert unknown.exit_code == 2 and "there is no finder 'spacy': take forms or presidio" in unknown.stderr
+    alone = plumb("feedback", "import", "in.jsonl", "--finder", "presidio")
+    assert alone.exit_code == 2 and "goes with --replace-personal-data" in alone.stderr
+
+
 def test_people_have_aliases_unless_asked_otherwise(plumb: Plumb, project: Project) -> None:
     rows = export(plumb, "rankings", "a.jsonl")
     again = export(plumb, "rankings", "b.jsonl")

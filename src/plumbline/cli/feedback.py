@@ -48,10 +48,27 @@ Replace = Annotated[
     bool,
     typer.Option("--replace-personal-data", help="Write [EMAIL], [PHONE] and so on in the place of personal data."),
 ]
+FinderName = Annotated[
+    str,
+    typer.Option("--finder", help="What finds it: forms, or presidio for Presidio's patterns as well.", metavar="NAME"),
+]
 Hits = Annotated[
     Path | None,
     typer.Option("--hits", help="Write what was taken for personal data here, for review.", metavar="FILE"),
 ]
+
+
+def replacer_of(wanted: bool, finder: str) -> Replacer | None:
+    from plumbline.feedback.privacy import Replacer
+    from plumbline.personal_data import FINDERS
+
+    if finder not in FINDERS:
+        raise UserError(f"there is no finder {finder!r}: take {' or '.join(FINDERS)}")
+    if not wanted and finder != "forms":
+        raise UserError(f"--finder {finder} goes with --replace-personal-data: nothing is looked for without it")
+    return Replacer(FINDERS[finder]()) if wanted else None
+
+
 # ---- in
 
 
@@ -68,6 +85,7 @@ def import_(
         Path | None, typer.Option("--bad", help="Write every bad line's place and reason here.", metavar="FILE")
     ] = None,
     replace_personal_data: Replace = False,
+    finder: FinderName = "forms",
     hits: Hits = None,
     database: DatabaseUrl = None,
     as_json: AsJson = False,
@@ -78,10 +96,9 @@ def import_(
     each line is told by its fields. Bad lines are left out and reported, the good ones are kept. A pair becomes the
     votes that it stands for. The same file again adds nothing.
     """
-    from plumbline.feedback.privacy import Replacer
     from plumbline.formats import AnyLine, read_lines
 
-    replacer = Replacer() if replace_personal_data else None
+    replacer = replacer_of(replace_personal_data, finder)
     left_out: list[str] = []
     try:
         with opened(database) as store, waiting(f"reading {data}"):
@@ -235,6 +252,7 @@ def export(
     criterion: Criterion = None,
     include_excluded: Excluded = False,
     replace_personal_data: Replace = False,
+    finder: FinderName = "forms",
     hits: Hits = None,
     plain_ids: Annotated[
         bool, typer.Option("--plain-ids", help="Write labelers and users as they are, without an alias.")
@@ -249,14 +267,14 @@ def export(
     carry the split that `plumb feedback split` gave them; those that it left out stay out.
     """
     from plumbline.feedback.exchange import format_of
-    from plumbline.feedback.privacy import Aliases, Replacer, salt_of
+    from plumbline.feedback.privacy import Aliases, salt_of
     from plumbline.feedback.selection import Selection, read_splits
     from plumbline.project import Project
 
     format_of(format)  # a misspelt one is told before anything else is done
     folder = Project.require().folder
     splits = read_splits(folder)
-    replacer = Replacer() if replace_personal_data else None
+    replacer = replacer_of(replace_personal_data, finder)
     aliases = None if plain_ids else Aliases(salt_of(folder))
     with opened(database) as store, waiting(f"writing {out}"):
         chosen = Selection(

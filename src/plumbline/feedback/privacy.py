@@ -1,8 +1,8 @@
 """Personal data found and replaced in records, and people's ids replaced by names that mean nothing elsewhere.
 
 What counts as personal data is said in `plumbline.personal_data`: shapes and checksums, so every hit can be wrong and
-every hit is kept for a person to look at. Another finder, Presidio say, fits in its place: `Replacer(find=...)` takes
-any function that gives `Finding`s for a text.
+every hit is kept for a person to look at. Another finder fits in its place: `Replacer(find=...)` takes any function
+that gives `Finding`s for a text, `personal_data.presidio()` say.
 
 Ids of labelers and users become HMAC-SHA256 with a salt that stays in the project folder: the same person has the same
 name in every file that a project writes, and nobody without the salt can try ids out.
@@ -15,7 +15,7 @@ import hmac
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from plumbline import personal_data
 from plumbline.errors import UserError
-from plumbline.personal_data import Finding
+from plumbline.personal_data import Finder
 from plumbline.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -57,7 +57,7 @@ class Hit(BaseModel):
 class Replacer:
     """Gives records back without the personal data that `find` finds in them, and keeps every hit, once each."""
 
-    def __init__(self, find: Callable[[str], Sequence[Finding]] = personal_data.find) -> None:
+    def __init__(self, find: Finder = personal_data.find) -> None:
         self._find = lru_cache(TEXTS_KEPT)(lambda text: tuple(find(text)))
         self._hits: dict[Hit, None] = {}
 
