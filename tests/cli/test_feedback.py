@@ -244,7 +244,7 @@ def test_a_split_is_proved_kept_and_written_into_every_row(plumb: Plumb, tmp_pat
     ]
     plumb("feedback", "import", write(tmp_path / "pairs.jsonl", *lines))
     shown = plumb("feedback", "split")
-    assert "0 users, 0 prompts and 0 near-duplicates" in shown.stderr
+    assert "0 users, 0 prompts, 0 long answers and 0 near-duplicates" in shown.stderr
     assert "prompts without `user_id`: 20" in shown.stderr
     report = json.loads(plumb("feedback", "split", "--json").stdout)
     assert report["sound"] and report["prompts"] == {"train": 16, "validation": 2, "test": 2}

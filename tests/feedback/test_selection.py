@@ -15,6 +15,7 @@ from plumbline.feedback.selection import (
     OTHER_SPLIT,
     OVER_CAP,
     Selection,
+    answers_of,
     prompts_of,
     read_splits,
     write_splits,
@@ -185,3 +186,21 @@ def test_a_split_is_kept_in_the_project_and_grows(store: Store, tmp_path: Path) 
         name: part for name, part in kept.items() if part
     }
     assert isinstance(grown[0], PromptRecord)
+
+
+def test_two_users_with_one_long_answer_are_on_one_side_and_short_answers_join_nobody(store: Store) -> None:
+    long = "Close the shutters before noon, and open the windows at night."
+    for number in range(12):
+        name, text = f"s{number}", long.replace(" ", "\n", 1) if number in (3, 7) else f"{number} {long}"
+        completions = [{"text": text}, {"text": "No."}]
+        given = {"set_id": name, "prompt": f"{number * 7919} is asked", "user_id": name, "completions": completions}
+        store.add_sets([parse(ComparisonSet, given)])
+    store.add_rating(parse(Rating, {"prompt": "Cool?", "completion": long, "label": True}), "somebody else")
+    plan = Plan(shares=(0.4, 0.3, 0.3))
+    answers = answers_of(store, plan.answer)
+    assert answers_of(store, 0) == {} and answers_of(store, len(long) + 5) == {}
+    prompts = prompts_of(store, {})
+    done = split(prompts, plan, answers)
+    joined = {each.split for each in done if getattr(each, "user_id", None) in ("s3", "s7", "somebody else")}
+    assert len(joined) == 1 and check(done, plan, answers).sound
+    assert check(done, plan, answers).largest == 3 / 13

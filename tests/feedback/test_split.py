@@ -120,6 +120,16 @@ def test_no_user_and_no_prompt_is_ever_on_two_sides(rows: list[tuple[str, str, S
     assert all(len(found) == 1 for found in by_user.values())
 
 
+def test_one_answer_joins_the_prompts_of_two_users() -> None:
+    prompts = many(users=20, each=1)
+    answers = {each.prompt_id: {number, 100 + number // 4} for number, each in enumerate(prompts)}  # four share one
+    alone, done = split(prompts), split(prompts, answers=answers)
+    assert check(alone, answers=answers).shared_answers > 0 and not check(alone, answers=answers).sound
+    report = check(done, answers=answers)
+    assert report.sound and (report.shared_answers, report.largest) == (0, 0.2)
+    assert all(len(set(parts(done)[begin : begin + 4])) == 1 for begin in range(0, 20, 4))
+
+
 def test_a_data_set_that_grows_moves_nothing() -> None:
     before = split(many(users=30, each=2))
     grown = split([*before, *[prompt(words(900 + number), f"new {number}") for number in range(30)]])

@@ -362,6 +362,10 @@ def split(
             "--beginning", help="Equal first characters that make two prompts one; 0 to not look.", metavar="N"
         ),
     ] = 200,
+    answer: Annotated[
+        int,
+        typer.Option("--answer", help="Length from which an equal answer joins prompts; 0 to not look.", metavar="N"),
+    ] = 40,
     seed: Annotated[int, typer.Option("--seed", help="Decides among equals.", metavar="N")] = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the split that is there, and what was tested on it.")
@@ -371,23 +375,24 @@ def split(
 ) -> None:
     """Divide the prompts into train, validation and test, by user.
 
-    No user and no prompt stands on two sides, near-duplicates included; the report counts that afresh. What has a split
-    keeps it. `plumb feedback export` writes the split into every row.
+    No user, no prompt and no long answer stands on two sides, near-duplicates of prompts included; the report counts
+    that afresh. What has a split keeps it. `plumb feedback export` writes the split into every row.
     """
     from plumbline.feedback import split as splitting
     from plumbline.feedback.duplicates import Nearness
-    from plumbline.feedback.selection import prompts_of, read_splits, write_splits
+    from plumbline.feedback.selection import answers_of, prompts_of, read_splits, write_splits
     from plumbline.project import Project
 
-    plan = splitting.Plan(three_shares(shares), cap, key, seed, Nearness(alike, beginning))
+    plan = splitting.Plan(three_shares(shares), cap, key, seed, Nearness(alike, beginning), answer)
     folder = Project.require().folder
     before = {} if fresh else read_splits(folder) or {}
     with opened(database) as store, waiting("comparing prompts"):
         prompts = prompts_of(store, before, key)
         if not prompts:
             raise UserError("there is no prompt to split yet: bring some in with `plumb feedback import FILE`")
-        done = splitting.split(prompts, plan)
-        report = splitting.check(done, plan)
+        answers = answers_of(store, plan.answer)
+        done = splitting.split(prompts, plan, answers)
+        report = splitting.check(done, plan, answers)
     write_splits(folder, done)
     if as_json:
         print_json({**asdict(report), "sound": report.sound})
@@ -409,15 +414,16 @@ def show_split(report: Report, key: str) -> None:
     for part, count in report.prompts.items():
         rows.add_row(part, f"{count:,}", f"{report.users[part]:,}")
     screen().print(rows)
-    proof = f"{report.shared_users} {who}, {report.shared_prompts} prompts and {report.near_duplicates} near-duplicates"
-    note(f"on two sides, counted from the result: {proof}")
+    proof = f"{report.shared_users} {who}, {report.shared_prompts} prompts, {report.shared_answers} long answers"
+    note(f"on two sides, counted from the result: {proof} and {report.near_duplicates} near-duplicates")
     note(f"the most prompts of one of the {who}: {report.most_of_a_user:,}; left out over the cap: {report.left_out:,}")
     if report.of_nobody:
         note(f"prompts without `{key}`: {report.of_nobody:,}; whether those share {who}, nobody knows")
     if report.largest > 0.5:
         note(
             f"{report.largest:.0%} of the prompts hang together, so they are all on one side. Where that comes from a "
-            "template that many share, --alike 0.9 or --beginning 0 makes fewer of them near-duplicates"
+            "template that many share, --alike 0.9 or --beginning 0 makes fewer of them near-duplicates; where many "
+            "have one answer, a refusal say, --answer 200 or --answer 0 lets them go"
         )
 
 

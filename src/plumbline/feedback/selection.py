@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,25 @@ def prompts_of(store: Store, splits: Mapping[str, Split | None], key: str = "use
             line = {"prompt_id": name, "prompt": record.prompt, "split": splits.get(name), key: writer}
             found[name, str(writer)] = PromptRecord.model_validate(line)
     return list(found.values())
+
+
+def answers_of(store: Store, length: int) -> dict[str, set[int]]:
+    """By prompt, a number for each of its answers of `length` characters or more: a hash of the words. 0 gives none."""
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for name, text in answers_there(store) if length else ():
+        words = " ".join(text.split())
+        if len(words) >= length:
+            found[name].add(int.from_bytes(blake2b(words.encode(), digest_size=8).digest()))
+    return dict(found)
+
+
+def answers_there(store: Store) -> Iterator[tuple[str, str]]:
+    """Every answer with the id of its prompt: of sets, under thumbs, written and edited."""
+    for each in store.sets():
+        yield from ((each.prompt_id, answer.text) for answer in each.completions)
+    for rating in store.ratings():
+        yield rating.prompt_id, rating.completion
+    for edit in store.edits(include_excluded=True):
+        yield edit.prompt_id, edit.edited
+        if edit.original:
+            yield edit.prompt_id, edit.original
