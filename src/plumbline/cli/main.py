@@ -43,6 +43,7 @@ COMMANDS = {
         "plumbline.cli.feedback:app", "Bring what people said in and out, and see how far they agree.", LEARN
     ),
     "train": Entry("plumbline.cli.train:app", "Train a model on what people said.", LEARN),
+    "audit": Entry("plumbline.cli.audit:audit", "Look whether a run's reward is being gamed.", LEARN),
     "models": Entry("plumbline.cli.models:app", "List, inspect, fetch and share models.", KEEP),
     "versions": Entry("plumbline.cli.versions:versions", "List the project's model versions.", KEEP),
     "promote": Entry("plumbline.cli.versions:promote", "Make a version the one that is served.", KEEP),
