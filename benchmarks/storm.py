@@ -105,13 +105,14 @@ def most_memory(pid: int) -> float:
 @contextmanager
 def beside(run: Any) -> Iterator[None]:
     """Calls `run()` again and again in a thread until the block ends; an error there is an error here."""
-    done, failed = Event(), []
+    done = Event()
+    failed: list[Exception] = []
 
     def loop() -> None:
         try:
             while not done.is_set():
                 run(done)
-        except BaseException as error:
+        except Exception as error:
             failed.append(error)
 
     thread = Thread(target=loop)

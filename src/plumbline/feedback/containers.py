@@ -198,11 +198,10 @@ def moved_away(out: Path) -> Iterator[None]:
         return
     old = out.with_name(f".{out.name}.{token_hex(4)}.old")
     out.rename(old)
-    try:
+    with ExitStack() as undone:
+        undone.callback(old.rename, out)
         yield
-    except BaseException:
-        old.rename(out)
-        raise
+        undone.pop_all()
     shutil.rmtree(old)
 
 

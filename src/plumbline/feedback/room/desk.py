@@ -6,13 +6,16 @@ one, puts the parts that changed in place.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
+from plumbline.feedback.room.disputes import Difference, Flagged
 from plumbline.feedback.room.downloads import WORDS, Choice, download, folder_of
 from plumbline.feedback.room.figures import Reckoner, pace
 from plumbline.feedback.room.people import evidence_about, show_people, show_person
@@ -30,13 +33,15 @@ from plumbline.feedback.room.shown import (
 from plumbline.feedback.selection import SPLITS
 from plumbline.feedback.sign_in import Role
 from plumbline.feedback.store import Store
-from plumbline.records import Split
+from plumbline.records import ComparisonSet, Split
 from plumbline.web.auth import Visitor, needs
 from plumbline.web.errors import Refusal
 
 router = APIRouter(prefix="/manager")
 Manager = Annotated[Visitor, Depends(needs("manager"))]
 PageNumber = Annotated[int, Query(alias="page")]
+Kept = TypeVar("Kept", Difference, Flagged)
+Item = TypeVar("Item")
 
 PLACES = (
     ("/manager", "Overview"),
@@ -121,30 +126,24 @@ def overview(request: Request, visitor: Manager) -> Response:
 
 @router.get("/differences")
 def differences(request: Request, visitor: Manager, page_number: PageNumber = 1) -> Response:
-    store, figures = store_of(request), reckoner_of(request).figures()
-    names = {each.labeler_id: each.name for each in store.labelers()}
-    found = figures.disputes
-    shown = a_page(
-        found.differences,
-        found.n_differences,
-        page_number,
-        lambda each: show_difference(each, store.comparison_set(each.set_id), names),
-    )
+    figures = reckoner_of(request).figures()
+    found, total = figures.disputes.differences, figures.disputes.n_differences
+    shown = a_page(found, total, page_number, shown_by(show_difference, store_of(request)))
     return page(request, "desk-differences.html", shown=shown, as_of=moment(figures.at))
 
 
 @router.get("/flags")
 def flags(request: Request, visitor: Manager, page_number: PageNumber = 1) -> Response:
-    store, figures = store_of(request), reckoner_of(request).figures()
-    names = {each.labeler_id: each.name for each in store.labelers()}
-    found = figures.disputes
-    shown = a_page(
-        found.flagged,
-        found.n_flagged,
-        page_number,
-        lambda each: show_flag(each, store.comparison_set(each.set_id), names),
-    )
+    figures = reckoner_of(request).figures()
+    found, total = figures.disputes.flagged, figures.disputes.n_flagged
+    shown = a_page(found, total, page_number, shown_by(show_flag, store_of(request)))
     return page(request, "desk-flags.html", shown=shown, as_of=moment(figures.at))
+
+
+def shown_by(show: Callable[[Kept, ComparisonSet, Mapping[str, str]], Item], store: Store) -> Callable[[Kept], Item]:
+    """What shows a dispute, with its set and everybody's names."""
+    names = defaultdict(lambda: "somebody", {each.labeler_id: each.name for each in store.labelers()})
+    return lambda each: show(each, store.comparison_set(each.set_id), names)
 
 
 # ---- the words people rank by
