@@ -52,6 +52,7 @@ FinderName = Annotated[
     str,
     typer.Option("--finder", help="What finds it: forms, or presidio for Presidio's patterns as well.", metavar="NAME"),
 ]
+PartName = Annotated[str | None, typer.Option("--split", help="Only train, validation or test.", metavar="PART")]
 Hits = Annotated[
     Path | None,
     typer.Option("--hits", help="Write what was taken for personal data here, for review.", metavar="FILE"),
@@ -246,9 +247,7 @@ def export(
         bool, typer.Option("--consensus", help="What labelers say together, and not each by themselves.")
     ] = False,
     method: MethodName = "ranked-pairs",
-    split: Annotated[
-        str | None, typer.Option("--split", help="Only train, validation or test.", metavar="PART")
-    ] = None,
+    split: PartName = None,
     criterion: Criterion = None,
     include_excluded: Excluded = False,
     replace_personal_data: Replace = False,
