@@ -118,7 +118,7 @@ def test_a_file_without_records_is_an_error(tmp_path: Path, content: bytes, sent
 
 def test_a_file_of_bad_lines_only_is_an_error_for_a_listener_too(tmp_path: Path) -> None:
     bad: list[BadLine] = []
-    with pytest.raises(BadRecord, match="holds no records: all its 2 lines are bad"):
+    with pytest.raises(BadRecord, match="holds no records: all its 2 lines are bad; line 1 is not JSON: "):
         list(read_jsonl(write_text(tmp_path / "p.jsonl", "a", "b"), PromptRecord, on_bad=bad.append))
     assert [each.line for each in bad] == [1, 2]
 

@@ -18,6 +18,7 @@ from plumbline.formats import (
     as_demonstration,
     as_rankings,
     as_rating,
+    as_rewarded,
     read_comparisons,
     read_lines,
     read_ratings,
@@ -116,6 +117,26 @@ def test_every_shape_of_a_rating_is_the_same_rating(line: dict[str, Any], prompt
     rating = as_rating(line)
     assert (rating.prompt, rating.completion, rating.label) == (prompt, "Air it.", True)
     assert not rating.model_extra
+
+
+REWARDED: dict[str, tuple[dict[str, Any], Any]] = {
+    "ours": ({"prompt": ASKED, "completion": "Air it.", "reward": 0.5}, ASKED),
+    "with messages": ({"prompt": [USER], "completion": [reply("Air it.")], "reward": 0.5}, [USER]),
+    "a whole conversation": ({"messages": [USER, reply("Air it.")], "reward": 0.5}, [USER]),
+    "as plumb score writes it": ({"prompt": ASKED, "completion": "Air it.", "score": 0.5}, ASKED),
+}
+
+
+@pytest.mark.parametrize(("line", "prompt"), REWARDED.values(), ids=REWARDED)
+def test_every_shape_of_a_rewarded_answer_is_the_same(line: dict[str, Any], prompt: Any) -> None:
+    record = as_rewarded(line)
+    assert (record.prompt, record.completion, record.reward) == (prompt, "Air it.", 0.5)
+
+
+def test_a_reward_goes_before_a_score_and_neither_is_told() -> None:
+    assert as_rewarded({"prompt": ASKED, "completion": "x", "reward": 1, "score": 2}).reward == 1
+    with pytest.raises(BadRecord, match="`reward` is missing"):
+        as_rewarded({"prompt": ASKED, "completion": "x"})
 
 
 DEMONSTRATIONS: dict[str, dict[str, Any]] = {

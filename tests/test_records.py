@@ -22,6 +22,7 @@ from plumbline.records import (
     Ranking,
     Rating,
     Record,
+    Rewarded,
     Rollout,
     held_out,
     parse,
@@ -46,6 +47,7 @@ SHAPES: list[tuple[type[Record], dict[str, Any]]] = [
     (Ranking, RANKED),
     (Pair, {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "prompt_id": "p1", "margin": 0.5, "n_votes": 4}),
     (Rating, {"prompt": "Why?", "completion": "So.", "label": True}),
+    (Rewarded, {"prompt": CHAT, "completion": "", "reward": -1.5, "split": "train"}),
     (Demonstration, {"messages": [*CHAT, {"role": "assistant", "content": "Open a window."}]}),
     (
         Generated,
@@ -189,6 +191,11 @@ REFUSED: list[tuple[type[Record], dict[str, Any], str]] = [
         Rating,
         {"prompt": "Why?", "completion": "So.", "label": "good"},
         "`label` is 'good': it must be true or false",
+    ),
+    (
+        Rewarded,
+        {"prompt": "Why?", "completion": "So.", "reward": float("inf")},
+        "`reward` is inf: it must be a finite number",
     ),
     (Demonstration, {"messages": CHAT}, "`messages` ends with a message of the user"),
     (

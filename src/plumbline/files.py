@@ -134,6 +134,7 @@ def read_jsonl(
     path = Path(path)
     good, count, offset = 0, 0, 0
     first: list[BadLine] = []
+    earliest = ""
     with open_to_read(path) as file:
         for number, raw in enumerate(lines_of(file, path), 1):
             line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
@@ -147,6 +148,7 @@ def read_jsonl(
             except BadRecord as error:
                 bad = BadLine(path, number, str(error))
                 count += 1
+                earliest = earliest or f"; line {number} {error}"
                 if on_bad is not None:
                     on_bad(bad)
                 elif len(first) < BAD_LINES_SHOWN:
@@ -159,7 +161,7 @@ def read_jsonl(
         lines = "one bad line" if count == 1 else f"{count} bad lines"
         raise BadRecord("\n  ".join([f"{str(path)!r} has {lines} beside {good} good:", *map(str, first), *more]))
     if not good:
-        why = f"all its {count} lines are bad" if count else "it is empty: put one JSON object on each line"
+        why = f"all its {count} lines are bad{earliest}" if count else "it is empty: put one JSON object on each line"
         raise BadRecord(f"{str(path)!r} holds no records: {why}")
 
 

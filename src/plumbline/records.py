@@ -46,6 +46,7 @@ __all__ = [
     "Ranking",
     "Rating",
     "Record",
+    "Rewarded",
     "Rollout",
     "StoredPrompt",
     "held_out",
@@ -272,6 +273,16 @@ class Rating(Record):
     @field_serializer("completion")
     def _as_asked(self, text: str) -> str | list[Message]:
         return in_the_form_of(self.prompt, text)
+
+
+class Rewarded(Record):
+    """An answer with a number: the higher, the better. It may be empty, since a model can end at once."""
+
+    prompt: StoredPrompt
+    completion: AnyAnswer
+    reward: FiniteFloat
+    prompt_id: Id
+    split: Split | None = None
 
 
 class Demonstration(Record):

@@ -22,6 +22,8 @@ from plumbline.models.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
 
+    from plumbline.models.q_heads import Guide
+
 MODES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 """The precision in which a model is loaded, by the name of its mode."""
 
@@ -30,10 +32,16 @@ ROWS_AT_ONCE = 64
 
 
 class Reference:
-    """A `transformers` model of any decoder-only or encoder-decoder family as a `Generate`."""
+    """A `transformers` model of any decoder-only or encoder-decoder family as a `Generate`.
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, *, name: str = "", mode: str = "f32") -> None:
+    With a `guide`, what is drawn from are the guided logits.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, *, name: str = "", mode: str = "f32", guide: Guide | None = None
+    ) -> None:
         self.model = model
+        self.guide = guide
         self.tokenizer = tokenizer
         self.name = name
         self.mode = mode
@@ -45,6 +53,7 @@ class Reference:
     def open(cls, folder: Path, *, name: str = "", mode: str | None = None, device: str = "auto") -> Reference:
         """The model in a folder."""
         from plumbline.models.families import family, load_causal, load_seq2seq
+        from plumbline.models.q_heads import load_guide
 
         if mode is not None and mode not in MODES:
             raise UserError(f"mode {mode!r} is not one of the transformers engine's: {', '.join(MODES)}")
@@ -56,7 +65,8 @@ class Reference:
         load = load_causal if kind == "causal" else load_seq2seq
         model = load(folder, device=device, dtype="auto" if mode is None else MODES[mode])
         loaded = next(short for short, long in MODES.items() if str(model.dtype) == f"torch.{long}")
-        return cls(model, Tokenizer(folder), name=name or folder.name, mode=loaded)
+        guide = load_guide(folder, model) if kind == "causal" else None
+        return cls(model, Tokenizer(folder), name=name or folder.name, mode=loaded, guide=guide)
 
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> list[list[Completion]]:
         """For each prompt its samples; the batch is sorted by length inside, which changes no answer."""
@@ -99,10 +109,9 @@ class Reference:
 
         if not groups:
             return
-        kind = Seq2SeqBatch if self.model.config.is_encoder_decoder else CausalBatch
         with self._turn, torch.inference_mode():
             begin = time.perf_counter()
-            batch = kind(self.model, [group[0].prompt for group in groups])
+            batch = self._begin([group[0].prompt for group in groups])
             batch.repeat(len(groups[0]))
             self.speed.prompt_tokens += sum(len(group[0].prompt) for group in groups)
             rows = [row for group in groups for row in group]
@@ -119,6 +128,11 @@ class Reference:
                 self.speed.new_tokens += len(rows)
                 self.speed.new_seconds += time.perf_counter() - begin
                 yield
+
+    def _begin(self, prompts: Sequence[Sequence[int]]) -> Batch:
+        if self.model.config.is_encoder_decoder:
+            return Seq2SeqBatch(self.model, prompts)
+        return CausalBatch(self.model, prompts, self.guide)
 
     @staticmethod
     def _push(rows: Sequence[Row], batch: Batch) -> list[int]:
@@ -143,11 +157,12 @@ class CausalBatch:
 
     logits: torch.Tensor
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], guide: Guide | None = None) -> None:
         import torch
         from transformers import DynamicCache
 
         self.model = model
+        self.guide = guide
         self.takes = set(inspect.signature(model.forward).parameters)
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         ids, mask = pad_left(prompts)
@@ -187,11 +202,15 @@ class CausalBatch:
         arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": self.mask, "use_cache": True}
         if "position_ids" in self.takes:
             arguments["position_ids"] = positions
-        if "logits_to_keep" in self.takes:
-            arguments["logits_to_keep"] = 1
-        output = self.model(past_key_values=self.cache, **arguments)
+        if self.guide is not None:
+            output = self.model.base_model(past_key_values=self.cache, **arguments)
+            self.logits = self.guide(output.last_hidden_state[:, -1])
+        else:
+            if "logits_to_keep" in self.takes:
+                arguments["logits_to_keep"] = 1
+            output = self.model(past_key_values=self.cache, **arguments)
+            self.logits = output.logits[:, -1].float()
         self.cache = output.past_key_values
-        self.logits = output.logits[:, -1].float()
 
 
 class Seq2SeqBatch:

@@ -14,7 +14,7 @@ def open_local(
     """The model in a folder, on the engine asked for.
 
     "auto" takes OpenVINO where it is installed, runs the family and was found exact (`plumb models parity`), and the
-    machine has no GPU; else `transformers`.
+    machine has no GPU; else `transformers`, which alone guides a policy by its Q heads.
     """
     if engine == "auto":
         engine = "openvino" if _openvino_is_best(folder, mode, device) else "transformers"
@@ -24,6 +24,8 @@ def open_local(
 
         if not runs(folder):
             raise UserError(f"the openvino engine does not run the family of {name!r}: use --engine transformers")
+        if is_guided(folder):
+            raise UserError(f"the openvino engine does not add the Q heads of {name!r}: use --engine transformers")
         return OpenVINO(folder, name=name, mode=mode)
     if engine == "transformers":
         from plumbline.models.generate import Reference
@@ -37,10 +39,19 @@ def _openvino_is_best(folder: Path, mode: str | None, device: str) -> bool:
 
     if device not in ("auto", "cpu") or not installed() or not runs(folder) or (device == "auto" and _has_gpu()):
         return False
+    if is_guided(folder):
+        return False
     from plumbline.models.engines.openvino import EXACT, MODES
     from plumbline.models.parity import accepted
 
     return (mode is None or mode in MODES) and accepted(folder, mode or EXACT)
+
+
+def is_guided(folder: Path) -> bool:
+    """Whether the folder's policy is guided by Q heads when it answers."""
+    from plumbline.models.q_heads import FILE
+
+    return (folder / FILE).is_file()
 
 
 def _has_gpu() -> bool:
