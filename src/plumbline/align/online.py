@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -327,6 +328,11 @@ def reached(config: Online, row: Mapping[str, float]) -> str:
     if config.stop_kl and row["kl"] > config.stop_kl:
         return f"the mean KL {row['kl']:.3g} has gone beyond --stop-kl {config.stop_kl:g}"
     return ""
+
+
+def tell_stop(number: int, why: str, process: Process) -> None:
+    if process.first:
+        print(f"plumb: stopped after iteration {number}: {why}", file=sys.stderr)
 
 
 class Stages:

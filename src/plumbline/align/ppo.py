@@ -38,6 +38,7 @@ from plumbline.align.online import (
     reached,
     redone_later,
     steps_of,
+    tell_stop,
     with_missing_end,
 )
 from plumbline.align.pretraining import Pretraining
@@ -166,7 +167,8 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
 
         with Metrics(folder, process, config, total=total, done=done) as metrics, learner.working():
             for number in range(done + 1, total + 1):
-                if reached(config, metrics.last):
+                if why := reached(config, metrics.last):
+                    tell_stop(number - 1, why, process)
                     break
                 stages, sums, first = Stages(), Sums(), 0.0
                 with stages.timed("sampling"):

@@ -18,7 +18,7 @@ from plumbline.align.rollouts import Rollouts
 from plumbline.errors import UserError
 from plumbline.models import Score
 from plumbline.models.adapters import CONFIG
-from plumbline.models.grouped import Group, forward
+from plumbline.models.grouped import Group
 from plumbline.models.heads import FILE, ScalarHead
 from plumbline.training.learner import Learner
 
@@ -54,19 +54,15 @@ class WornReward:
         ended = iter(rollouts.ended)
         # A reward model reads an answer at its end-of-text; one that was cut off gets it here.
         groups = [
-            Group(group.prompt, [tokens if next(ended) else (*tokens, end) for tokens in group.completions])
+            Group(group.prompt, [(*(tokens[:-1] if next(ended) else tokens), end) for tokens in group.completions])
             for group in rollouts.groups
         ]
         return [each for its in per_answer(self.learner, groups, self.budget, self._rewards) for each in its.tolist()]
 
     def _rewards(self, groups: Sequence[Group]) -> torch.Tensor:
-        learner = self.learner
-        assert learner.hats is not None
-        trunk = learner.trunk
-        if trunk is not None and learner.hats.lowest_layer(HAT) < trunk.height:
-            trunk = None  # the reward changes layers that the policy does not
-        with learner.hats.wearing(HAT), learner.process.autocast():
-            return self.head(forward(learner.model, groups, trunk=trunk).last)
+        assert self.learner.hats is not None
+        with self.learner.hats.wearing(HAT):
+            return self.head(self.learner.answers(groups).last)
 
 
 class ToldReward:

@@ -153,6 +153,11 @@ class Hats:
         """The adapter's parameters, always in the same order."""
         return list(self._weights(name).values())
 
+    @property
+    def names(self) -> list[str]:
+        """All adapters that there are."""
+        return list(self._configs)
+
     def named_parameters(self, name: str) -> dict[str, torch.nn.Parameter]:
         """The same under the names that a PEFT folder gives them."""
         return self._weights(name)

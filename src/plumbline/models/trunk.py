@@ -151,15 +151,22 @@ class Trunk:
         """What a layer does that belongs to the other half."""
         return (hidden_states, None) if self._in_tuples else hidden_states
 
+    def lies_below_what_is_worn(self) -> bool:
+        """Whether the adapter that computes now changes nothing in the trunk."""
+        hats = getattr(self.model, "hats", None)
+        return hats is None or hats.worn is None or hats.lowest_layer(hats.worn) >= self.height
+
     def _check_free(self) -> None:
         """The trunk is one for all: nothing in it is trained, and what is worn does not reach into it."""
-        below = [module for layer in self.layers[: self.height] for module in layer.modules()]
         hats = getattr(self.model, "hats", None)
-        assert hats is None or hats.worn is None or hats.lowest_layer(hats.worn) >= self.height, (
+        assert self.lies_below_what_is_worn(), (
             f"{hats.worn!r} changes layer {hats.lowest_layer(hats.worn)}, and the trunk has {self.height} layers"
         )
-        embedding = self.model.get_input_embeddings()
-        trained = any(each.requires_grad for module in (embedding, *below) for each in module.parameters(recurse=False))
+        adapters = {id(each) for name in (hats.names if hats else ()) for each in hats.parameters(name)}
+        below = (self.model.get_input_embeddings(), *self.layers[: self.height])
+        trained = any(
+            each.requires_grad and id(each) not in adapters for module in below for each in module.parameters()
+        )
         assert not trained, f"a weight below layer {self.height} is trained: the trunk must be frozen"
 
 

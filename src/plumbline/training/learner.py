@@ -105,9 +105,10 @@ class Learner:
         return needed if needed <= config.trunk_memory * 1e9 else 0
 
     def answers(self, groups: Sequence[Group]) -> Answers:
-        """The completions' states, in the run's precision."""
+        """The completions' states under what is worn, in the run's precision."""
+        trunk = self.trunk if self.trunk and self.trunk.lies_below_what_is_worn() else None
         with self.process.autocast():
-            return forward(self.model, groups, recompute=self.recompute, trunk=self.trunk)
+            return forward(self.model, groups, recompute=self.recompute, trunk=trunk)
 
     def logprobs(
         self, groups: Sequence[Group], temperature: float = 1.0, *, entropy_gradient: bool = False
