@@ -17,13 +17,13 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbline.errors import BadModel, EngineCrashed, UserError
+from plumbline.errors import BadModel, EngineCrashed, PlumblineError, UserError
 from plumbline.models import Chunk, Completion, Prompt, Sampling, Speed
 from plumbline.models.decoding import fit_prompt, with_seed
 from plumbline.models.engines.graph import graph
@@ -88,6 +88,8 @@ class OpenVINO:
             "threads": threads,
             "cache_bytes": cache_bytes,
         }
+        self._worn: tuple[dict[str, Any], bytes] | None = None  # told to a fresh child after a crash
+        self._wearing = threading.Lock()
         self._child: Child | None = None
         self._start = threading.Lock()
         self._running()  # a model that cannot be loaded is told now, not at the first request
@@ -130,6 +132,35 @@ class OpenVINO:
         answer = self._running().submit(message).next()
         return np.frombuffer(answer["bytes"], np.float32).reshape(answer["shape"])
 
+    def wear(self, adapter: Mapping[str, NDArray[Any]] | None, *, scale: float = 1.0, name: str = "") -> None:
+        """Answer with a low-rank adapter from now on, under that name; None takes it off.
+
+        `adapter` holds float arrays under PEFT's names, `scale` is alpha / rank. Requests in flight finish first, with
+        what was worn when they came. Another adapter for the same layers is a copy of its numbers; the first for some
+        layers, and None, compile the graph anew, which takes seconds.
+        """
+        import numpy as np
+        from safetensors.numpy import save
+
+        if adapter is not None and MODES[self.mode].weights != "F16":
+            raise UserError(
+                f"the openvino engine's mode is {self.mode!r}, which stores weights in blocks and wears no adapter: "
+                "use mode f32 or bf16"
+            )
+        name = name or str(self._options["name"])
+        message = {"do": "wear", "wear": adapter is not None, "scale": scale, "name": name}
+        tensors = b""
+        if adapter is not None:
+            tensors = save({key: np.ascontiguousarray(value, np.float32) for key, value in adapter.items()})
+        with self._wearing:
+            child, before = self._running(), (self._worn, self.name)
+            self._worn, self.name = (message, tensors), name
+            try:
+                child.submit(message, tensors).next()
+            except PlumblineError:  # it does not fit, or the process died: what was worn is worn
+                self._worn, self.name = before
+                raise
+
     def close(self) -> None:
         """End the engine's process."""
         if self._child is not None:
@@ -141,6 +172,8 @@ class OpenVINO:
             if self._child is None or self._child.died:
                 self._child = Child(self._options)
                 weakref.finalize(self, self._child.end)
+                if self._worn is not None:
+                    self._child.submit(*self._worn).next()
             return self._child
 
     def _finished(self, message: dict[str, Any]) -> list[Completion]:
@@ -218,21 +251,23 @@ class Child:
             raise BadModel(f"the openvino engine cannot load {options['folder']!r}: {first['failed']}")
         threading.Thread(target=self._read, daemon=True).start()
 
-    def submit(self, message: dict[str, Any]) -> Request:
-        """Send a request."""
+    def submit(self, message: dict[str, Any], tensors: bytes = b"") -> Request:
+        """Send a request, with the bytes that belong to it."""
         number = next(self._numbers)
         request = Request(self, number)
         self._requests[number] = request
-        self.tell({**message, "number": number})
+        self.tell({**message, "number": number}, tensors)
         if self.died:  # between the look and the send
             request.put({"crashed": "the openvino engine's process has died; ask again"})
         return request
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def tell(self, message: dict[str, Any], tensors: bytes = b"") -> None:
         """Send a message that expects nothing; a dead child is noticed by the reader."""
         with self._sending:
             try:
                 self._pipe.send_bytes(json.dumps(message).encode())
+                if tensors:
+                    self._pipe.send_bytes(tensors)
             except OSError:
                 pass
 

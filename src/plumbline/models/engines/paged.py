@@ -7,13 +7,15 @@ every token is drawn by our own sampler, and the logits of any position can be r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from plumbline.models.engines.adapter import Adapter, Slot, graft, linear_layers, sizes
 
 BLOCK = 32
 """Positions per block, fixed by OpenVINO's CPU plugin."""
@@ -42,30 +44,64 @@ class PagedModel:
     def __init__(self, folder: Path, *, precision: str, kv_precision: str, threads: int, cache_bytes: int) -> None:
         import openvino
 
-        core = openvino.Core()
-        model = core.read_model(folder / "openvino_model.xml")
-        _page(model)
-        options = {
+        self._core = openvino.Core()
+        self._file = folder / "openvino_model.xml"
+        self._options = {
             "INFERENCE_PRECISION_HINT": precision,
             "KV_CACHE_PRECISION": kv_precision,
             "PERFORMANCE_HINT": "LATENCY",
         }
         if threads:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
-        compiled = core.compile_model(model, "CPU", options)
-        self._request = compiled.create_infer_request()
-        caches = {port.any_name: port for port in compiled.inputs if "_cache." in port.any_name}
-        shapes = {name: [size.get_length() for size in list(port.partial_shape)[1:]] for name, port in caches.items()}
+            self._options["INFERENCE_NUM_THREADS"] = str(threads)
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._slots: list[Slot] = []
+        self._request = self._compile(())
+        ports = {port.any_name: port for port in self._request.model_inputs if "_cache." in port.any_name}
+        shapes = {name: [size.get_length() for size in list(port.partial_shape)[1:]] for name, port in ports.items()}
         self.block = BLOCK
-        bytes_per_block = sum(int(np.prod(shapes[name])) * port.element_type.size for name, port in caches.items())
+        bytes_per_block = sum(int(np.prod(shapes[name])) * port.element_type.size for name, port in ports.items())
         self.blocks = max(1, cache_bytes // bytes_per_block)
-        self._caches: list[NDArray[Any]] = []
-        for name, port in caches.items():
-            tensor = openvino.Tensor(port.element_type, openvino.Shape([self.blocks, *shapes[name]]))
+        self._tensors = {
+            name: openvino.Tensor(port.element_type, openvino.Shape([self.blocks, *shapes[name]]))
+            for name, port in ports.items()
+        }
+        for name, tensor in self._tensors.items():
             self._request.set_tensor(name, tensor)
-            self._caches.append(tensor.data)  # bf16 shows as another 16-bit type: good enough to copy rows
+        # bf16 shows as another 16-bit type: good enough to copy rows
+        self._caches: list[NDArray[Any]] = [tensor.data for tensor in self._tensors.values()]
         self._users = [0] * self.blocks  # sequences that hold each block
         self._free = list(range(self.blocks))[::-1]
+
+    def wear(self, adapter: Adapter | None) -> None:
+        """Compute with that adapter from now on, with None as the model does; no sequence may be in the cache.
+
+        The graph is compiled for the set of adapted layers: another adapter for the same layers, of whatever rank, is
+        copied in, and only other layers, or None, compile it anew.
+        """
+        import openvino
+
+        assert self.free == self.blocks, "a sequence of another adapter is in the cache"
+        if adapter is not None:
+            adapter.refuse_unless_fits(self._sizes)
+        layers = set(adapter.down) if adapter is not None else set()
+        if layers != {layer for slot in self._slots for layer in slot.layers}:
+            del self._request  # its copy of the weights is free before the next one is made
+            self._request = self._compile(layers)
+            for name, tensor in self._tensors.items():
+                self._request.set_tensor(name, tensor)
+        if adapter is None:
+            return
+        for slot in self._slots:
+            for name, matrix in slot.inputs(adapter).items():
+                self._request.set_tensor(name, openvino.Tensor(matrix))
+
+    def _compile(self, layers: Collection[str]) -> Any:
+        """A request on the graph with room for an adapter of those layers."""
+        model = self._core.read_model(self._file)
+        self._sizes = sizes(linear_layers(model))
+        _page(model)
+        self._slots = graft(model, layers) if layers else []
+        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
 
     @property
     def free(self) -> int:

@@ -1,9 +1,10 @@
 """The engine's process: a loop that admits requests, runs the model one step for all of them, and sends what is new.
 
 Started by `openvino.py` as `python -m plumbline.models.engines.worker`, it holds no torch. It speaks over one inherited
-pipe: a message is a JSON object, a `logits` answer is followed by the array's bytes. New prompts join the running batch
-at the next step (continuous batching); a prompt is admitted only when the cache has room for its longest possible
-answers, so nothing is ever thrown out half-way. End of file on the pipe ends the process.
+pipe: a message is a JSON object, a `logits` answer is followed by the array's bytes and the wish to wear an adapter by
+its tensors, as a safetensors file has them. New prompts join the running batch at the next step (continuous batching);
+a prompt is admitted only when the cache has room for its longest possible answers, so nothing is ever thrown out
+half-way. End of file on the pipe ends the process.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from plumbline.errors import UserError
 from plumbline.models import Sampling, Speed
 from plumbline.models.constrain import Automata
 from plumbline.models.decoding import Row
+from plumbline.models.engines.adapter import Adapter
 from plumbline.models.engines.paged import Cached, Feed, PagedModel
 from plumbline.models.tokenizer import Tokenizer
 
@@ -50,6 +52,15 @@ class Group:
         return list(self.rows[0].prompt[self.cached.length :])
 
 
+@dataclass(frozen=True)
+class Change:
+    """The wish for another adapter. It waits in the line of the requests: those before it are finished first."""
+
+    number: int
+    adapter: Adapter | None
+    name: str
+
+
 class Worker:
     """Requests in, tokens out, one step at a time."""
 
@@ -59,7 +70,7 @@ class Worker:
         self.pipe = pipe
         self.name = name
         self.speed = Speed()
-        self.waiting: deque[Group] = deque()
+        self.waiting: deque[Group | Change] = deque()
         self.reading: deque[Group] = deque()
         self.writing: list[tuple[Group, Row, Cached]] = []
         self._automata: Automata | None = None
@@ -82,6 +93,8 @@ class Worker:
                 self.waiting.append(self._group(number, message))
             elif message["do"] == "cancel":
                 self.cancel(number)
+            elif message["do"] == "wear":
+                self.waiting.append(self._change(number, message))
             elif message["do"] == "logits":
                 self.logits(number, message["tokens"], message["wanted"])
             else:
@@ -93,6 +106,12 @@ class Worker:
         """Let requests in, oldest first, while the cache can hold their longest answers."""
         while self.waiting:
             group = self.waiting[0]
+            if isinstance(group, Change):
+                if self.reading or self.writing:
+                    return
+                self.waiting.popleft()
+                self.wear(group)
+                continue
             need = self._blocks(group)
             if need > self.model.blocks:
                 self.waiting.popleft()
@@ -102,7 +121,8 @@ class Worker:
             promised = sum(self._promised())
             if (rows and rows + len(group.rows) > ROWS_PER_STEP) or need > self.model.free - promised:
                 return
-            self.reading.append(self.waiting.popleft())
+            self.waiting.popleft()
+            self.reading.append(group)
 
     def step(self) -> None:
         """One forward pass for all that run: a piece of each new prompt and one token of every answer."""
@@ -129,12 +149,22 @@ class Worker:
         for group in {group.number: group for group, _, _ in written}.values():
             self._show(group)
 
+    def wear(self, change: Change) -> None:
+        """What comes from now on is answered with that adapter; one that does not fit changes nothing."""
+        try:
+            self.model.wear(change.adapter)
+        except UserError as error:
+            self.send(change.number, error=str(error))
+            return
+        self.name = change.name
+        self.send(change.number, worn=change.name)
+
     def cancel(self, number: int) -> None:
         """Stop a request; what it held is free at once."""
-        for queue in (self.waiting, self.reading):
-            for group in [group for group in queue if group.number == number]:
-                queue.remove(group)
-                self.model.drop(group.cached)
+        self.waiting = deque(entry for entry in self.waiting if entry.number != number)
+        for group in [group for group in self.reading if group.number == number]:
+            self.reading.remove(group)
+            self.model.drop(group.cached)
         for group, row, cached in self.writing:
             if group.number == number:
                 self.model.drop(cached)
@@ -160,6 +190,12 @@ class Worker:
     def send(self, number: int, **what: Any) -> None:
         """One message to the other side."""
         self.pipe.send_bytes(json.dumps({"number": number, **what}).encode())
+
+    def _change(self, number: int, message: dict[str, Any]) -> Change:
+        from safetensors.numpy import load
+
+        adapter = Adapter.read(load(self.pipe.recv_bytes()), message["scale"]) if message["wear"] else None
+        return Change(number, adapter, message["name"])
 
     def _group(self, number: int, message: dict[str, Any]) -> Group:
         given = message["sampling"]
