@@ -289,18 +289,26 @@ def test_a_labeler_is_excluded_with_a_reason_and_taken_back(plumb: Plumb, projec
     assert unknown.exit_code == 2 and "bert" in unknown.stderr
 
 
+def test_two_of_one_name_are_told_apart_by_their_ids(plumb: Plumb, project: Project) -> None:
+    with Store.open(project) as store:
+        other = store.add_labeler("Ann")
+        store.add_rankings(
+            [parse(Ranking, said(TEA, "Ann", 2, 1)), parse(Ranking, said(TEA, other.labeler_id, 1, 2))], "x"
+        )
+    out = plumb("feedback", "labelers", "--exclude", other.name, "--because", "too fast")  # an id goes before a name
+    assert out.exit_code == 0 and "Ann (Ann) is excluded: too fast" in out.stderr
+
+
 def test_a_labeler_who_was_asked_twice_is_held_against_themselves(plumb: Plumb, project: Project) -> None:
     with Store.open(project) as store:
         claim = Queue(store).claim("ann", again=True)
         assert claim is not None and claim.set.set_id == "hot"
         ranks, flags = (2, 1, 1), (False, False, False)
         store.submit(Submission("key", "hot", "ann", ranks, flags, claim.instruction.version, again=True))
-    shown = plumb("feedback", "labelers")
-    assert (
-        "ann, asked the same sets again: 0.33 of the outcomes are equal (no interval: one set), sets: 1" in shown.stderr
-    )
+    shown = plumb("feedback", "labelers").stderr
+    assert "ann said the same again of 0.33 (no interval: one set), sets: 1" in shown
     same = json.loads(plumb("feedback", "labelers", "--json").stdout)["themselves"]
-    assert list(same) == ["ann"] and same["ann"]["n"] == 1
+    assert list(same) == ["ann"] and (same["ann"]["n"], round(same["ann"]["value"], 2)) == (1, 0.33)
 
 
 # ---- erasing, and copies
@@ -346,6 +354,8 @@ def test_erasing_a_labeler_keeps_the_rankings_unless_asked(plumb: Plumb, project
 
 
 def test_a_backup_brings_everything_back(plumb: Plumb, project: Project) -> None:
+    nowhere = plumb("backup", "no/such/copy.db")
+    assert nowhere.exit_code == 2 and "there is no folder 'no/such' to put the copy in" in nowhere.stderr
     assert plumb("backup", "copy.db").exit_code == 0
     assert plumb("backup", "copy.db").exit_code == 2
     assert plumb("backup", "copy.db", "--force").exit_code == 0

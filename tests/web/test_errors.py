@@ -65,3 +65,5 @@ def test_a_body_that_is_not_understood_is_refused_with_the_reason(ann: TestClien
     answer = ann.post("/say", content=body, headers={**TOKEN, "Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
     assert answer.json()["error"]
+    if body == b"{":
+        assert answer.json()["error"] == "The request is not understood. It is not JSON from character 1 on"

@@ -193,9 +193,10 @@ def labelers(
     show_labelers(scores, again, names, excluded)
 
 
-def same_again(figure: Figure) -> str:
-    share, interval, sets = cells(figure)
-    return f"{share} of the outcomes are equal ({interval}), sets: {sets}"
+def called(labeler_id: str, names: Mapping[str, str]) -> str:
+    """The name, with the id where an import brought somebody of the same name."""
+    name = names.get(labeler_id, labeler_id)
+    return name if list(names.values()).count(name) < 2 else f"{name} ({labeler_id})"
 
 
 def show_labelers(
@@ -207,23 +208,18 @@ def show_labelers(
     if not scores:
         note("nobody has ranked anything yet")
         return
-    rows = table("labeler", "id", ">sets", ">with others", "95 %", ">with gold", "95 %", "")
+    rows = table("labeler", ">sets", ">with others", "95 %", ">with gold", "95 %", "")
     for score in scores:
-        mark = (
-            "[yellow]excluded"
-            if score.labeler_id in excluded
-            else f"[red]{score.suggestion}?"
-            if score.suggestion
-            else ""
-        )
+        who = score.labeler_id
+        mark = "[yellow]excluded" if who in excluded else f"[red]{score.suggestion}?" if score.suggestion else ""
         others, gold = cells(score.others), cells(score.gold) if score.gold.n else ("–", "", "")
-        name = names.get(score.labeler_id, "")
-        rows.add_row(plain(name), plain(score.labeler_id), f"{score.sets:,}", *others[:2], *gold[:2], mark)
+        rows.add_row(plain(called(who, names)), f"{score.sets:,}", *others[:2], *gold[:2], mark)
     screen().print(rows)
     for score in scores:
         if score.suggestion and score.labeler_id not in excluded:
-            note(f"{names.get(score.labeler_id, score.labeler_id)}: {score.evidence}")
+            note(f"{called(score.labeler_id, names)}: {score.evidence}")
     for who, figure in again.items():
-        note(f"{names.get(who, who)}, asked the same sets again: {same_again(figure)}")
+        share, interval, sets = cells(figure)
+        note(f"{called(who, names)} said the same again of {share} ({interval}), sets: {sets}")
     for each in excluded.values():
-        note(f"{names.get(each.labeler_id, each.labeler_id)} is excluded: {each.evidence.get('note', '')}")
+        note(f"{called(each.labeler_id, names)} is excluded: {each.evidence.get('note', '')}")

@@ -20,6 +20,8 @@ def backup(
     """Copy all that people said into one file, also while they go on."""
     if out.exists() and not force:
         raise UserError(f"{str(out)!r} is there already: name another, or replace it with --force")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {str(out.parent)!r} to put the copy in: make it first")
     with opened(database) as store:
         store.backup(out)
     note(f"{out}: {out.stat().st_size:,} bytes")

@@ -77,6 +77,8 @@ def refuse(request: Request, status: int, sentence: str, *, wait: int | None = N
 def told(fault: object) -> str:
     """One fault of a request's body, as FastAPI describes it, in a sentence."""
     assert isinstance(fault, dict), fault
+    if fault["type"] == "json_invalid":  # its place is a number of characters, not a field
+        return f"It is not JSON from character {fault['loc'][-1]} on"
     where = ".".join(str(part) for part in fault["loc"][1:])
     return f"`{where}`: {fault['msg']}" if where else str(fault["msg"])
 
