@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from plumbline.align.advantages import group_advantages, leave_one_out
 from plumbline.align.answers import per_token
+from plumbline.align.doctor import Doctor
 from plumbline.align.kl import Beta, kl_estimate, kl_loss
 from plumbline.align.online import (
     Cast,
@@ -121,6 +122,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
         checkpoints = Checkpoints(folder / "checkpoints", process, learner.weights, policy=optimiser, beta=beta)
         done = checkpoints.restore()
         cut_lines(folder, done, process)
+        doctor = Doctor(config, cast, folder)
 
         with Metrics(folder, process, config, total=total, done=done) as metrics, learner.working():
             for number in range(done + 1, total + 1):
@@ -135,6 +137,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                     rewards = cast.judge(rollouts)
                 with stages.timed("looking"):
                     batch = look(config, cast, rollouts, rewards, beta.value)
+                doctor.look(batch.told, metrics.first, number, rollouts)
                 with stages.timed("learning"):
                     batches = batches_of(config, rollouts, number, process)
                     for step in batches.after(0):
@@ -152,6 +155,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                         rates = optimiser.step(of=step)
                 row = batch.told | {name: each / len(batches) for name, each in process.total(sums).items()} | rates
                 row |= {"beta": beta.value, "first_ratio": max(process.gather(first))} | stages.told(rollouts)
+                doctor.look(row, metrics.first, number, rollouts)
                 beta.follow(row["kl"], len(rewards))
                 if look_now := number % config.every == 0 or number == total or bool(reached(config, row)):
                     row |= cast.held_out(config)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from plumbline.align.advantages import as_rows, gae, real_places, token_rewards, whiten
 from plumbline.align.answers import per_token
+from plumbline.align.doctor import Doctor
 from plumbline.align.kl import Beta, kl_estimate
 from plumbline.align.online import (
     Cast,
@@ -164,6 +165,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
         checkpoints = Checkpoints(folder / "checkpoints", process, weights, **parts)
         done = checkpoints.restore()
         cut_lines(folder, done, process)
+        doctor = Doctor(config, cast, folder)
 
         with Metrics(folder, process, config, total=total, done=done) as metrics, learner.working():
             for number in range(done + 1, total + 1):
@@ -178,6 +180,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                     rewards = cast.judge(rollouts)
                 with stages.timed("looking"):
                     batch = look(config, cast, value, rollouts, rewards, beta.value)
+                doctor.look(batch.told, metrics.first, number, rollouts)
                 with stages.timed("learning"):
                     batches = batches_of(config, rollouts, number, process)
                     for step in batches.after(0):
@@ -200,6 +203,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                         value_optimiser.step(of=step)
                 row = batch.told | {name: each / len(batches) for name, each in process.total(sums).items()} | rates
                 row |= {"beta": beta.value, "first_ratio": max(process.gather(first))} | stages.told(rollouts)
+                doctor.look(row, metrics.first, number, rollouts)
                 beta.follow(row["kl"], len(rewards))
                 if look_now := number % config.every == 0 or number == total or bool(reached(config, row)):
                     row |= cast.held_out(config)

@@ -153,12 +153,12 @@ class Trunk:
 
     def lies_below_what_is_worn(self) -> bool:
         """Whether the adapter that computes now changes nothing in the trunk."""
-        hats = getattr(self.model, "hats", None)
+        hats: Any = getattr(self.model, "hats", None)
         return hats is None or hats.worn is None or hats.lowest_layer(hats.worn) >= self.height
 
     def _check_free(self) -> None:
         """The trunk is one for all: nothing in it is trained, and what is worn does not reach into it."""
-        hats = getattr(self.model, "hats", None)
+        hats: Any = getattr(self.model, "hats", None)
         assert self.lies_below_what_is_worn(), (
             f"{hats.worn!r} changes layer {hats.lowest_layer(hats.worn)}, and the trunk has {self.height} layers"
         )

@@ -108,6 +108,11 @@ class Metrics:
             self._draw(f"step {step} of {self.total}, {time_text(self.left())} left", done=False)
             self.drawn = self.clock()
 
+    @property
+    def first(self) -> Mapping[str, float]:
+        """What was known after the first step, on the first process; nothing before that."""
+        return self.rows[0] if self.rows else {}
+
     def left(self) -> float:
         """Seconds that the rest of the run will take at the pace of this process so far."""
         taken = self.step - self.begun_at
