@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def erase(
     user: Annotated[
         str | None,
-        typer.Argument(help="The user's id, as the application gave it.", metavar="[USER]", show_default=False),
+        typer.Argument(help="The user's id, as the application gave it.", metavar="USER", show_default=False),
     ] = None,
     labeler: Annotated[
         str | None, typer.Option("--labeler", help="A labeler instead, by name or id.", metavar="NAME")
