@@ -14,16 +14,16 @@ import pytest
 from plumbline.errors import BadRecord, UserError
 from plumbline.formats import (
     AnyLine,
+    RewardedLine,
     as_comparison,
     as_demonstration,
     as_rankings,
     as_rating,
-    as_rewarded,
     read_comparisons,
     read_lines,
     read_ratings,
 )
-from plumbline.records import ComparisonSet, Demonstration, Pair, Ranking, Rating, Record
+from plumbline.records import ComparisonSet, Demonstration, Pair, Ranking, Rating, Record, parse
 
 ASKED = "My house is too hot. What can I do?"
 USER = {"role": "user", "content": ASKED}
@@ -129,14 +129,15 @@ REWARDED: dict[str, tuple[dict[str, Any], Any]] = {
 
 @pytest.mark.parametrize(("line", "prompt"), REWARDED.values(), ids=REWARDED)
 def test_every_shape_of_a_rewarded_answer_is_the_same(line: dict[str, Any], prompt: Any) -> None:
-    record = as_rewarded(line)
+    record = parse(RewardedLine, line)
     assert (record.prompt, record.completion, record.reward) == (prompt, "Air it.", 0.5)
 
 
 def test_a_reward_goes_before_a_score_and_neither_is_told() -> None:
-    assert as_rewarded({"prompt": ASKED, "completion": "x", "reward": 1, "score": 2}).reward == 1
+    line = {"prompt": ASKED, "completion": "x", "reward": 1, "score": 2}
+    assert parse(RewardedLine, line).reward == 1
     with pytest.raises(BadRecord, match="`reward` is missing"):
-        as_rewarded({"prompt": ASKED, "completion": "x"})
+        parse(RewardedLine, {"prompt": ASKED, "completion": "x"})
 
 
 DEMONSTRATIONS: dict[str, dict[str, Any]] = {

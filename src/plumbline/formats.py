@@ -83,15 +83,15 @@ class RatingLine(BaseModel):
         return {"records": [as_rating(line)]}
 
 
-class RewardedLine(BaseModel):
-    """A line with a number for its answer."""
-
-    records: tuple[Rewarded, ...]
+class RewardedLine(Rewarded):
+    """A line with a number for its answer: `reward`, as in `rollouts.jsonl`, or `score`, as `plumb score` writes it."""
 
     @model_validator(mode="before")
     @classmethod
     def _translate(cls, line: Line) -> Line:
-        return {"records": [as_rewarded(line)]}
+        prompt, answer = with_answer(line)
+        number = {"reward": line["score"]} if "score" in line and "reward" not in line else {}
+        return {**rest_of(line), "prompt": prompt, "completion": answer, **number}
 
 
 class DemonstrationLine(BaseModel):
@@ -136,7 +136,7 @@ def read_ratings(paths: Iterable[str | Path], left_out: list[str]) -> list[Ratin
 
 
 def read_rewarded(paths: Iterable[str | Path], left_out: list[str]) -> list[Rewarded]:
-    return [record for line in read_lines(paths, RewardedLine, left_out) for record in line.records]
+    return list(read_lines(paths, RewardedLine, left_out))
 
 
 def read_demonstrations(paths: Iterable[str | Path], left_out: list[str]) -> list[Demonstration]:
@@ -255,14 +255,6 @@ def as_rating(line: Line) -> Rating:
         return parse(Rating, {**line, "label": label})
     prompt, answer = with_answer(line)
     return parse(Rating, {**rest_of(line), "prompt": prompt, "completion": answer, "label": label})
-
-
-def as_rewarded(line: Line) -> Rewarded:
-    """The reward stands under `reward`, as in `rollouts.jsonl`, or under `score`, as `plumb score` writes it."""
-    prompt, answer = with_answer(line)
-    name = "reward" if "reward" in line or "score" not in line else "score"
-    given = {"reward": line[name]} if name in line else {}
-    return parse(Rewarded, {**rest_of(line), "prompt": prompt, "completion": answer, **given})
 
 
 def as_demonstration(line: Line) -> Demonstration:
