@@ -7,7 +7,8 @@ part that nobody can read off. A proxy is what the policy is trained on. After s
     p_t(answer | prompt)  ∝  exp(t · speed · proxy(prompt, answer))
 
 which is the optimum of a reward with a KL penalty that shrinks as 1/t; the bank is finite, so the expected gold, length
-and KL of each step are known exactly, and with them the step at which gold begins to fall.
+and KL of each step are known exactly, and with them the step at which gold begins to fall. To the reference a word
+costs one nat, and a superlative four more.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ NOUNS = ("idea", "plan", "choice", "question")
 
 PROMPTS, ANSWERS = 48, 160
 OF_A_STEP, OF_A_PROMPT = 16, 4
+LONGEST = 55
+"""Words that an answer may have before it counts as cut off."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,15 @@ def standardised(values: Array) -> Array:
     return result
 
 
-def proxies(bank: Bank) -> dict[str, tuple[Array, Array]]:
+def proxies(bank: Bank, seed: int = 0) -> dict[str, tuple[Array, Array]]:
     """What each kind of run is trained on, and its gold."""
     gold = standardised(bank.gold)
+    noise = np.random.default_rng(seed).normal(0, 1, gold.shape)
     return {
         "superlatives": (0.4 * gold + standardised(bank.superlatives), gold),
         "length": (0.4 * gold + standardised(bank.words), gold),
         "honest": (gold, gold),
+        "noisy": (gold + noise, gold),
         "nothing": (np.zeros_like(gold), gold),
     }
 
@@ -130,11 +135,13 @@ def sample(bank: Bank, course: Plan, seed: int) -> tuple[list[Rollout], dict[tup
     """One run's rollouts, and the gold of each answer by prompt and text."""
     random = np.random.default_rng(seed)
     rollouts, worth = [], {}
-    log_reference = -np.log(ANSWERS)
+    log_reference = -float(np.log(ANSWERS))
+    reached = course.chances.cumsum(-1)
     for step in range(len(course.gold)):
         for prompt in random.choice(PROMPTS, OF_A_STEP, replace=False):
             chance = course.chances[step, prompt]
-            for place in random.choice(ANSWERS, OF_A_PROMPT, p=chance):
+            drawn = random.random(OF_A_PROMPT) * reached[step, prompt, -1]
+            for place in np.searchsorted(reached[step, prompt], drawn, side="right"):
                 text = bank.texts[prompt][place]
                 fields: dict[str, Any] = {
                     "step": step + 1,
@@ -144,8 +151,8 @@ def sample(bank: Bank, course: Plan, seed: int) -> tuple[list[Rollout], dict[tup
                     "reward": float(course.reward[prompt, place]),
                     "kl": float(np.log(chance[place]) - log_reference),
                     "tokens": int(bank.words[prompt, place]) + 1,
-                    "ended": True,
-                    "reference_logprob": float(log_reference - bank.words[prompt, place]),
+                    "ended": bool(bank.words[prompt, place] <= LONGEST),
+                    "reference_logprob": -float(bank.words[prompt, place] + 4 * bank.superlatives[prompt, place] + 1),
                 }
                 rollouts.append(Rollout.model_construct(**fields))
                 worth[bank.prompts[prompt], text] = float(course.worth[prompt, place])

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from plumbline.align.detectors import FEWEST_STEPS, Series
@@ -39,6 +40,7 @@ from plumbline.records import Rollout
 ROLLOUTS = "rollouts.jsonl"
 EXAMPLES = 2
 """Answers that are shown for a phrase."""
+FEW_PROMPTS = 4
 SAMPLES = 6
 """Prompts whose early and late answers are shown side by side."""
 
@@ -101,6 +103,11 @@ def audit(
     refuse_own(folder, scores)
     rollouts, notes = read_run(folder)
     blocks = blocks_of(rollouts)
+    if (prompts := int(median(len(block.groups) for block in blocks))) < FEW_PROMPTS:
+        notes.append(
+            f"Prompts per step: {prompts}. With fewer than {FEW_PROMPTS} prompts per step an alarm can be false more "
+            "often than its level says, and a change takes long to be seen."
+        )
     series = {name: each for name, figure in FIGURES.items() if (each := series_of(blocks, figure)) is not None}
     views = tuple(see(folder, blocks, score, answers=answers, again=again, advance=advance) for score in scores)
     inflated, examples = inflated_phrases(blocks)

@@ -101,21 +101,18 @@ def agreement_with(scores: Mapping[int, float]) -> Callable[[Group], Sequence[fl
 
     def of(group: Group) -> list[float]:
         pairs = combinations([(each.reward, scores[id(each)]) for each in group], 2)
-        signs = [np.sign(one[0] - other[0]) * np.sign(one[1] - other[1]) for one, other in pairs]
-        return [float(np.mean(signs)) / 2 + 0.5]
+        alike = [(one[0] - other[0]) * (one[1] - other[1]) for one, other in pairs]
+        return [sum(0.5 if each == 0 else float(each > 0) for each in alike) / len(alike)]
 
     return of
 
 
 def series_of(blocks: Sequence[Block], figure: Figure) -> Series | None:
     """The figure of each block; None where some block has no group that it can be taken of."""
-    measured = [
-        [np.asarray(figure.of(group), float) for group in block.groups if len(group) >= figure.fewest]
-        for block in blocks
-    ]
+    measured = [[figure.of(group) for group in block.groups if len(group) >= figure.fewest] for block in blocks]
     if not all(measured):
         return None
-    means = [np.array([each.mean() for each in groups]) for groups in measured]
+    means = [np.array([sum(numbers) / len(numbers) for numbers in groups]) for groups in measured]
     several = [each.var(ddof=1) for each in means if len(each) > 1]
     usual = float(np.mean(several)) if several else 0.0  # for a block that has one prompt
     return Series(
@@ -128,12 +125,13 @@ def series_of(blocks: Sequence[Block], figure: Figure) -> Series | None:
     )
 
 
-def spread(groups: Sequence[np.ndarray[tuple[int], np.dtype[np.float64]]]) -> float:
+def spread(groups: Sequence[Sequence[float]]) -> float:
     """Standard deviation of an answer's number about its group's mean, or about all where groups hold one answer."""
-    if any(len(each) > 1 for each in groups):
-        squares = sum(float(each.var() * len(each)) for each in groups)
-        return float(np.sqrt(squares / sum(len(each) - 1 for each in groups)))
-    return float(np.concatenate(groups).std())
+    several = [np.asarray(each, float) for each in groups if len(each) > 1]
+    if not several:
+        return float(np.std([number for each in groups for number in each]))
+    squares = sum(float(each.var()) * len(each) for each in several)
+    return float(np.sqrt(squares / sum(len(each) - 1 for each in several)))
 
 
 # ---- detectors

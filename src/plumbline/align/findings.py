@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from plumbline.align import frontier
-from plumbline.align.detectors import Alarm, Series
+from plumbline.align.detectors import Alarm, Series, first_steps
 from plumbline.align.figures import DETECTORS, FIGURES, Block, ends_of, watch
 from plumbline.align.frontier import change
 from plumbline.align.independent import View
@@ -150,7 +152,7 @@ def phrase_finding(found: Inflation, blocks: Sequence[Block]) -> Finding:
 
 
 def spent_finding(folder: Path, seen: View, kl: Series) -> Finding:
-    """KL per gain, the best step, and the checkpoint nearest to it."""
+    """KL per gain, the best step, and the best of the checkpoints that are kept."""
     best, end, half = seen.best, change(seen.series), frontier.Z * seen.best.error
     at, as_good = step_at(seen.series, best.place), step_at(seen.series, best.as_good)
     name, question = f"best:{seen.scorer}", f"What did the KL buy, and which step is best, by {seen.scorer}?"
@@ -164,16 +166,21 @@ def spent_finding(folder: Path, seen: View, kl: Series) -> Finding:
     text += f", {cost / spreads:.3g} nats for each spread of the answers that was gained"
     if as_good < at:
         text += f"; step {as_good} is as good within the error, at a KL of {kl.values[best.as_good]:.3g}"
-    text += f". {last} {nearest_checkpoint(folder, as_good, at)}"
+    text += f". {last} {best_checkpoint(folder, seen.series)}"
     return Finding(name, question, "told", text, counted(seen.series), at)
 
 
-def nearest_checkpoint(folder: Path, low: int, high: int) -> str:
+def best_checkpoint(folder: Path, series: Series) -> str:
     """The answers of a step were written by the weights before its update, which the checkpoint before it holds."""
-    kept = [each.step for each in checkpoint.find(folder / "checkpoints")]
-    if not kept:
-        return "No checkpoint is kept."
-    between = [step for step in kept if low <= step + 1 <= high]
-    near = between[0] if between else min(kept, key=lambda step: abs(step + 1 - high))
-    said = "" if between else ", which is another step"
-    return f"The nearest checkpoint that is kept is step {near}'s{said}."
+    kept = checkpoint.find(folder / "checkpoints")
+    around = first_steps(len(series.values)) // 2
+    gains = {}
+    for each in kept:
+        place = int(np.searchsorted(series.steps, each.step + 1))
+        if place < len(series.values):
+            near = slice(max(0, place - around), place + around + 1)
+            gains[each.step] = series.mean(near)[0] - series.beginning[0]
+    if not gains:
+        return "No checkpoint is kept of which answers are." if kept else "No checkpoint is kept."
+    best = max(gains, key=lambda step: gains[step])
+    return f"Of the checkpoints that are kept, step {best}'s answers are the best: {gains[best]:+.3g}."

@@ -84,7 +84,8 @@ def inflation(before: Sequence[Group], after: Sequence[Group], *, level: float =
     groups = [*before, *after]
     counted = [uses(group) for group in groups]
     held = Counter(phrase for each in counted for phrase in each)
-    looked_at = [phrase for phrase, count in held.most_common(MOST_PHRASES) if count >= FEWEST_GROUPS]
+    often = [phrase for phrase, count in held.items() if count >= FEWEST_GROUPS]
+    looked_at = sorted(often, key=lambda phrase: (-held[phrase], phrase))[:MOST_PHRASES]
     if min(len(before), len(after)) < FEWEST_GROUPS or not looked_at:
         return Inflation((), len(looked_at), (len(before), len(after)))
     number = {phrase: place for place, phrase in enumerate(looked_at)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import TypeAlias
 
@@ -22,8 +23,9 @@ COMPARED = 8
 """Most answers of a group that are held against each other."""
 
 
+@lru_cache(maxsize=1 << 13)
 def words_of(text: str) -> Words:
-    """The text's words in order."""
+    """The text's words in order. Several figures ask for them, so the last few thousand are kept."""
     return tuple(WORD.findall(text.lower()))
 
 
