@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code itself: each command's `--help`, and the fields of `Sampling`.
+"""Writes docs/reference/ from the code itself: each command's `--help`, the fields of `Sampling`, the facts of PPO.
 
 python docs/make_reference.py           writes the pages
 python docs/make_reference.py --check   writes nothing; ends with 1 if a page no longer says what the code says
@@ -6,6 +6,7 @@ python docs/make_reference.py --check   writes nothing; ends with 1 if a page no
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,34 @@ def sampling_page() -> str:
     return page + "```\n"
 
 
-PAGES = {"commands.md": commands_page, "sampling.md": sampling_page}
+def facts_page() -> str:
+    page = (
+        "# What is held true of PPO\n\n"
+        "Most of what makes PPO fail is not in its equations. Each line is a fact that published work or a public "
+        "defect has taught, and the file whose test holds it. A test's name is the fact; the line is made from it.\n\n"
+        "```{list-table}\n:header-rows: 1\n:widths: 6 62 32\n\n* - No.\n  - Fact\n  - Held in\n"
+    )
+    for number, name, file in sorted(facts()):
+        page += f"* - {number}\n  - {sentence(name)}\n  - `{file}`\n"
+    return page + "```\n"
+
+
+def sentence(name: str) -> str:
+    """A test's name as it would be written."""
+    words = name.replace("_s_", "'s_").split("_")
+    said = " ".join({"ppo": "PPO", "kl": "KL", "gae": "GAE", "adam": "Adam"}.get(word, word) for word in words)
+    return said[0].upper() + said[1:]
+
+
+def facts() -> Iterator[tuple[int, str, str]]:
+    """Number, name and file of every test that is called after a fact."""
+    tests = Path(__file__).parent.parent / "tests"
+    for file in sorted(tests.rglob("test_*.py")):
+        for number, name in re.findall(r"^def test_fact_(\d+)_(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
+            yield int(number), name, file.relative_to(tests.parent).as_posix()
+
+
+PAGES = {"commands.md": commands_page, "sampling.md": sampling_page, "facts.md": facts_page}
 
 
 def main(check: bool) -> int:
