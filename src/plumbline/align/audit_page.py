@@ -234,7 +234,9 @@ def side(rollout: Rollout) -> dict[str, str]:
 
 def example(text: str, words: Sequence[str]) -> tuple[str, str, str]:
     """What stands before the phrase, the phrase, what stands after it; only the surroundings of a long text."""
-    found = re.search(r"(?<!\w)" + r"\s*".join(map(re.escape, words)) + r"(?!\w)", text, re.IGNORECASE)
+    within = r"\s*".join(map(re.escape, words))
+    pattern = rf"(?<!\w){within}(?!\w)" if words[0][0].isalnum() else within  # signs may touch a word
+    found = re.search(pattern, text, re.IGNORECASE)
     if found is None:
         return cut(text), "", ""
     before, after = text[: found.start()], text[found.end() :]
