@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from plumbline.align import METHODS
+from plumbline.align.online import Online
 from plumbline.cli.train import settings_of
 from plumbline.training.run import Settings
 
@@ -21,7 +22,8 @@ def test_a_method_has_its_paper_its_settings_its_losses_and_its_loop(name: str) 
     module = import_module(METHODS[name].module)
     assert re.search(r"arXiv \d{4}\.\d{4,5}", module.__doc__ or ""), "the docstring names the paper"
     assert is_dataclass(module.Config) and issubclass(module.Config, Settings)
-    assert list(inspect.signature(module.train).parameters) == ["config", "resume"]
+    handed_in = ["score", "sampler"] if issubclass(module.Config, Online) else []
+    assert list(inspect.signature(module.train).parameters) == ["config", "resume", *handed_in]
     assert list(inspect.signature(module.expect).parameters) == ["config"]
     assert module.Config() == module.Config(), "every setting has a default"
 
