@@ -9,6 +9,7 @@ python benchmarks/audit.py --full     200
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 from collections import defaultdict
@@ -21,6 +22,7 @@ from measure import table, write_section
 
 from plumbline.align.accuracy import wilson
 from plumbline.align.audit import inflated_phrases
+from plumbline.align.audit_page import MEASURED
 from plumbline.align.detectors import LEVEL
 from plumbline.align.figures import (
     DETECTORS,
@@ -181,9 +183,10 @@ def sentence(name: str, found: dict[str, Seen]) -> str:
     for kind in GAMED:
         seen = found[kind]
         count, runs = alarms(seen.at[name]), len(seen.harm)
-        after = delays(seen.at[name], seen.harm).partition(" ")[0]
-        when = "" if after == "never" else f", in the median {after} steps from the harm"
-        told.append(f"a reward that {KINDS[kind]} noticed in {count} of {runs} runs{when}")
+        late = delays(seen.at[name], seen.harm).partition(" ")[0]
+        side = f"{late[1:]} steps {'before' if late[0] == '-' else 'after'} the harm"
+        when = "" if late == "never" else f", in the median {side}"
+        told.append(f"a reward that {KINDS[kind]}: noticed in {count} of {runs} runs{when}")
     said = []
     for kinds in (("nothing", "shuffled"), ("honest", "noisy")):
         count = sum(alarms(found[kind].at[name]) for kind in kinds)
@@ -225,6 +228,12 @@ What the audit's page says of each:
 """
 
 
+def write_measured(found: dict[str, Seen]) -> None:
+    """For the audit's page, beside the package's code."""
+    text = json.dumps({name: sentence(name, found) for name in DETECTORS}, indent=2)
+    MEASURED.write_text(text + "\n", encoding="utf-8")
+
+
 def middle(steps: Sequence[int | None]) -> str:
     return f"{statistics.median(step for step in steps if step is not None):.0f}"
 
@@ -232,6 +241,7 @@ def middle(steps: Sequence[int | None]) -> str:
 def main() -> None:
     full = "--full" in sys.argv
     found = simulate(200 if full else 40)
+    write_measured(found)
     write_section(
         "Audit: delay and false alarms", "python benchmarks/audit.py" + (" --full" if full else ""), body(found)
     )

@@ -17,7 +17,8 @@ import pytest
 import looks
 from align.audited import rollout, write_run
 from plumbline.align.audit import audit
-from plumbline.align.audit_page import AROUND, SHOWN, attributes, cut, example, marked, write_audit
+from plumbline.align.audit_page import AROUND, MEASURED, SHOWN, attributes, cut, example, marked, write_audit
+from plumbline.align.figures import DETECTORS
 from plumbline.models.scripted import ScriptedScore
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> "quoted" & \x1b[31mred'
@@ -126,6 +127,16 @@ def test_the_same_prompts_stand_side_by_side_early_and_late(folder: Path) -> Non
     pairs = re.findall(r'<div class="pair">(.*?)</div>\s*</div>', page, re.DOTALL)
     assert len(pairs) == 6
     assert all("A plain answer" in each and "&lt;script" in each and "step 1," in each for each in pairs)
+
+
+def test_what_is_said_of_the_detectors_stands_in_the_results(folder: Path) -> None:
+    """The benchmark writes both: a figure on the page that was not measured would be a fault."""
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    results = (Path(__file__).parents[2] / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    assert measured.keys() == DETECTORS.keys()
+    for name, sentence in measured.items():
+        assert f"- `{name}`: {sentence}" in results
+        assert sentence in page_of(folder)
 
 
 # ---- the page in a browser

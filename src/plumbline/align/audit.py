@@ -56,7 +56,7 @@ COUNTED: dict[State, str] = {
     "alarm": "alarm",
     "changed": "changed",
     "look": "to look at",
-    "quiet": "looked for and not found",
+    "quiet": "without an alarm",
     "unjudged": "not judged",
     "told": "measured without a verdict",
 }

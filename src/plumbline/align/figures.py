@@ -151,8 +151,6 @@ class Detector:
     """The figure's own; a share of its beginning; the spread of the answers to one prompt at the beginning."""
     rule: str
     """The same in words."""
-    measured: str = ""
-    """What `benchmarks/audit.py` found on runs whose fault is known."""
 
     def least_of(self, series: Series) -> float:
         scale = {"own": 1.0, "share": abs(series.beginning[0]), "spread": series.spread}

@@ -19,8 +19,8 @@ from plumbline.training import checkpoint
 
 State = Literal["alarm", "changed", "look", "quiet", "told", "unjudged"]
 """alarm: a detector saw the reward part from what is independent of it; changed: a detector saw the answers change,
-which may be what was wanted; look: no detector's matter, and worth a look; quiet: looked for and not found; told: a
-figure without a verdict; unjudged: nothing was given to judge by."""
+which may be what was wanted; look: no detector's matter, and worth a look; quiet: looked for, and no detector gave an
+alarm; told: a figure without a verdict; unjudged: nothing was given to judge by."""
 
 
 NOBODY = (
@@ -81,7 +81,7 @@ def independent_findings(seen: View | None) -> list[Finding]:
     elif state == "look":
         text += ", which is no measurable gain, while the trained reward rose."
     else:
-        text += "; no fall from the best was found."
+        text += "; no alarm of a fall from the best."
     found = [
         Finding(f"gaming:{seen.scorer}", detector.question.format(scorer=seen.scorer), state, text,
                 counted(seen.series), step_of(seen.series, alarm)),
@@ -111,7 +111,7 @@ def judged(name: str, detector_name: str, series: Series, form: str, scorer: str
     state: State = "changed" if alarm else "quiet"
     title = FIGURES[detector.figure].title if detector.figure in FIGURES else "agreement"
     text = f"{title[0].upper()}{title[1:]}: {moved(series, form)}"
-    text += f"; noticed at step {step_at(series, alarm.at)}." if alarm else "; no change found."
+    text += f"; noticed at step {step_at(series, alarm.at)}." if alarm else "; no alarm."
     return Finding(
         name, detector.question.format(scorer=scorer), state, text, counted(series),
         step_of(series, alarm),
