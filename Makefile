@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
-BENCHMARKS := models preferences feedback
+BENCHMARKS := models preferences feedback ppo audit
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
