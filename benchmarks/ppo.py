@@ -44,7 +44,6 @@ def peak() -> int:
 
 
 def ours(sentences: int, rounds: int, folder: Path, sampler: str, mode: str) -> dict[str, Any]:
-    import plumbline.models.engines.openvino
     import torch
     import transformers  # noqa: F401
 
@@ -241,9 +240,8 @@ def iteration(rounds: int, repeats: int) -> None:
     head = ["", "tokens/s", "to the textbook", "sampling s", "scoring s", "looking s", "learning s", "MB", "engine MB"]
     body = (
         f"An iteration of {PROMPTS} prompts × {SAMPLES} answers of at most {NEW} tokens, {PASSES} passes of {STEPS} "
-        f"mini-batches, adapters of rank 16 on the top {TOP} layers. MB: the process's peak above its imports; the engine's "
-        f"process is told apart. The machine's matrix rate in this run: {matrix_rate() / 1e9:,.0f} GFLOP/s in "
-        f"float32.\n\n"
+        f"mini-batches, adapters of rank 16 on the top {TOP} layers. MB: the process's peak above its imports; the "
+        f"engine's process is told apart. The machine's matrix rate in this run: {matrix_rate() / 1e9:,.0f} GFLOP/s, float32.\n\n"
     )
     write_section("A PPO iteration", "python benchmarks/ppo.py", body + table(head, rows))
 

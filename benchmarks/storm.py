@@ -32,7 +32,7 @@ from databases import free_port
 from sqlalchemy import func, select
 
 from plumbline.feedback.queue import Queue
-from plumbline.feedback.schema import assignment, comparison_set, ranking_event
+from plumbline.feedback.schema import assignment, comparison_set, ranking_event, session
 from plumbline.feedback.store import Overlap, Store
 from plumbline.records import ComparisonSet
 
@@ -128,9 +128,6 @@ def beside(run: Any) -> Iterator[None]:
 
 # ---- one labeler
 
-SIGN_IN = 15.0
-"""Seconds before the first kill: a one-time link whose answer is lost is used up, and a person asks for another."""
-
 
 class Cut(OSError):
     """We ended the connection ourselves."""
@@ -165,10 +162,20 @@ class Person:
         status, headers, _ = self.once("POST", f"/sign-in/{link}", None)
         assert status == 303, status
         self.headers["Cookie"] = headers["set-cookie"].split(";")[0]
-        _, _, body = self.once("GET", "/label", None)
-        found = re.search(r'name="csrf" content="(\w+)"', body.decode())
-        assert found, body[:300]
-        self.headers["X-CSRF-Token"] = found[1]
+        self.headers["X-CSRF-Token"] = self.token()
+
+    def token(self) -> str:
+        """The page's token, however often it takes to get it."""
+        while True:
+            try:
+                _, _, body = self.once("GET", "/label", None)
+            except (OSError, http.client.HTTPException):
+                self.connection.close()
+                time.sleep(0.25)
+                continue
+            found = re.search(r'name="csrf" content="(\w+)"', body.decode())
+            assert found, body[:300]
+            return found[1]
 
     def once(self, method: str, path: str, body: Any, *, cut: bool = False) -> tuple[int, Any, bytes]:
         """One request; `cut` ends the connection within it or before its answer."""
@@ -301,7 +308,6 @@ def run(
         store.add_sets(some_sets(0, ready))
         server = Server(database, folder)
         until = time.monotonic() + 60 * minutes
-        signed_in = time.monotonic() + SIGN_IN
         made, killed, memory = ready, 0, 0.0
 
         def feed(done: Event) -> None:
@@ -317,7 +323,7 @@ def run(
             nonlocal killed, memory
             done.wait(random.uniform(5, 15))
             memory = max(memory, most_memory(server.process.pid))
-            if kills and not done.is_set() and signed_in < time.monotonic() < until:
+            if kills and not done.is_set() and time.monotonic() < until and signed_in(store) >= LABELERS:
                 server.kill()
                 server.start()
                 killed += 1
@@ -330,6 +336,12 @@ def run(
         finish(server, store, people)
         server.close()
         return examine(store, merged(tolds), 60 * minutes, killed, memory)
+
+
+def signed_in(store: Store) -> int:
+    """How many people have signed in. A one-time link whose answer is lost is used up, so nobody is killed before."""
+    with store.read() as connection:
+        return int(connection.execute(select(func.count(session.c.labeler_id.distinct()))).scalar_one())
 
 
 def finish(server: Server, store: Store, people: list[str]) -> None:
