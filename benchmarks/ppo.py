@@ -241,7 +241,8 @@ def iteration(rounds: int, repeats: int) -> None:
     body = (
         f"An iteration of {PROMPTS} prompts × {SAMPLES} answers of at most {NEW} tokens, {PASSES} passes of {STEPS} "
         f"mini-batches, adapters of rank 16 on the top {TOP} layers. MB: the process's peak above its imports; the "
-        f"engine's process is told apart. The machine's matrix rate in this run: {matrix_rate() / 1e9:,.0f} GFLOP/s, float32.\n\n"
+        f"engine's process is told apart. The machine's matrix rate in this run: {matrix_rate() / 1e9:,.0f} GFLOP/s, "
+        "float32.\n\n"
     )
     write_section("A PPO iteration", "python benchmarks/ppo.py", body + table(head, rows))
 
