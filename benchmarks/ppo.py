@@ -95,26 +95,37 @@ def reward_model(folder: Path) -> None:
 # ---- the textbook
 
 
-def textbook(sentences: int, rounds: int, folder: Path, *_: str) -> dict[str, Any]:
-    import torch
-    import transformers  # noqa: F401
+class Textbook:
+    """Four models, rows of left-padded prompts with their answers, and a whole vocabulary of logits for each token."""
 
-    from plumbline.models.chat import encode_prompt
-    from plumbline.models.families import load_causal
-    from plumbline.models.resolve import resolve
-    from plumbline.models.tokenizer import Tokenizer
-    from plumbline.training.devices import pick_precision
+    def __init__(self, sentences: int) -> None:
+        import torch
 
-    before = peak()
-    place = resolve(MODEL).folder
-    tokenizer = Tokenizer(place)  # type: ignore[arg-type]
-    precision = pick_precision("auto", torch.device("cpu"))
-    torch.manual_seed(0)
+        from plumbline.models.chat import encode_prompt
+        from plumbline.models.resolve import resolve
+        from plumbline.models.tokenizer import Tokenizer
+        from plumbline.training.devices import pick_precision
 
-    def load(adapters: bool) -> Any:
+        torch.manual_seed(0)
+        self.place: Any = resolve(MODEL).folder
+        self.tokenizer = Tokenizer(self.place)
+        self.half = pick_precision("auto", torch.device("cpu")) == "bfloat16"
+        self.policy, self.value = self.model(adapters=True), self.model(adapters=True)
+        self.reference, self.reward = self.model(adapters=False), self.model(adapters=False)
+        self.heads = [torch.nn.Linear(self.policy.config.hidden_size, 1) for _ in range(2)]
+        trained = [each for part in (self.policy, self.value, self.heads[0]) for each in part.parameters()]
+        self.adam = torch.optim.AdamW([each for each in trained if each.requires_grad], lr=1e-6)
+        encoded = [encode_prompt(self.tokenizer, each) for each in prompts(sentences)]
+        self.longest = max(map(len, encoded))
+        self.ids = torch.tensor([[2] * (self.longest - len(each)) + each for each in encoded])
+        self.mask = torch.tensor([[0] * (self.longest - len(each)) + [1] * len(each) for each in encoded])
+
+    def model(self, *, adapters: bool) -> Any:
         from peft import LoraConfig, get_peft_model
 
-        model: Any = load_causal(place, device="cpu", dtype="float32")  # type: ignore[arg-type]
+        from plumbline.models.families import load_causal
+
+        model: Any = load_causal(self.place, device="cpu", dtype="float32")
         model.requires_grad_(False)
         if not adapters:
             return model
@@ -124,71 +135,77 @@ def textbook(sentences: int, rounds: int, folder: Path, *_: str) -> dict[str, An
             model, LoraConfig(r=16, lora_alpha=32, target_modules=layers.split(), layers_to_transform=top)
         )
 
-    policy, reference, value, reward = load(True), load(False), load(True), load(False)
-    heads = [torch.nn.Linear(policy.config.hidden_size, 1) for _ in range(2)]
-    weights = [each for model in (policy, value, heads[0]) for each in model.parameters() if each.requires_grad]
-    adam = torch.optim.AdamW(weights, lr=1e-6)
-    encoded = [encode_prompt(tokenizer, each) for each in prompts(sentences)]
-    longest = max(map(len, encoded))
-    ids = torch.tensor([[2] * (longest - len(each)) + each for each in encoded])
-    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in encoded])
+    def cast(self) -> Any:
+        import torch
 
-    def cast() -> Any:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half)
 
-    def states(model: Any, rows: Any, seen: Any) -> Any:
+    def numbers(self, model: Any, head: Any, rows: Any, seen: Any) -> Any:
+        """A head's numbers (rows, time) of the states."""
         base = model.base_model.model if hasattr(model, "peft_config") else model
         positions = (seen.cumsum(-1) - 1).clamp(min=0)
-        return base.model(input_ids=rows, attention_mask=seen, position_ids=positions).last_hidden_state
+        with self.cast():
+            states = base.model(input_ids=rows, attention_mask=seen, position_ids=positions).last_hidden_state
+            return head(states)[..., 0].float()
 
-    def logprobs(model: Any, rows: Any, seen: Any) -> Any:
-        base = model.base_model.model if hasattr(model, "peft_config") else model
+    def logprobs(self, model: Any, rows: Any, seen: Any) -> Any:
         positions = (seen.cumsum(-1) - 1).clamp(min=0)
-        logits = base(input_ids=rows, attention_mask=seen, position_ids=positions).logits[:, longest - 1 : -1].float()
-        return logits.log_softmax(-1).gather(-1, rows[:, longest:, None])[..., 0]
+        with self.cast():
+            logits = model(input_ids=rows, attention_mask=seen, position_ids=positions).logits
+        chosen = logits[:, self.longest - 1 : -1].float().log_softmax(-1)
+        return chosen.gather(-1, rows[:, self.longest :, None])[..., 0]
 
-    rates, stages = [], {name: [] for name in ("sampling", "scoring", "looking", "learning")}
-    for _ in range(rounds + 1):
+    def iteration(self) -> tuple[int, list[float]]:
+        """The answers' tokens, and the seconds of each stage."""
+        import torch
+
+        begin, answers = self.longest - 1, slice(self.longest - 1, -1)
         clock = [time.perf_counter()]
         with torch.no_grad():
-            rows = policy.generate(
-                input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+            rows = self.policy.generate(
+                input_ids=self.ids, attention_mask=self.mask, do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
                 max_new_tokens=NEW, num_return_sequences=SAMPLES, pad_token_id=2,
             )  # fmt: skip
-            answer = rows[:, longest:]
-            ended = (answer == tokenizer.eos_id).cumsum(1)
-            real = ended - (answer == tokenizer.eos_id).long() == 0
-            seen = torch.cat([mask.repeat_interleave(SAMPLES, 0), real.long()], 1)
+            end = rows[:, self.longest :] == self.tokenizer.eos_id
+            real = end.cumsum(1) - end.long() == 0
+            seen = torch.cat([self.mask.repeat_interleave(SAMPLES, 0), real.long()], 1)
             clock.append(time.perf_counter())
-            with cast():
-                score = heads[1](states(reward, rows, seen)[torch.arange(len(rows)), seen.shape[1] - 1])[:, 0].float()
+            last = begin + real.sum(1)
+            score = self.numbers(self.reward, self.heads[1], rows, seen)[torch.arange(len(rows)), last]
             clock.append(time.perf_counter())
-            with cast():
-                old = torch.cat([logprobs(policy, rows[i : i + 16], seen[i : i + 16]) for i in range(0, len(rows), 16)])
-                ref = torch.cat(
-                    [logprobs(reference, rows[i : i + 16], seen[i : i + 16]) for i in range(0, len(rows), 16)]
-                )
-                values = heads[0](states(value, rows, seen)[:, longest - 1 : -1])[..., 0].float()
-            advantage = score[:, None] - 0.05 * (old - ref) - values
+            pieces = list(zip(rows.split(16), seen.split(16), strict=True))
+            old = torch.cat([self.logprobs(self.policy, *piece) for piece in pieces])
+            reference = torch.cat([self.logprobs(self.reference, *piece) for piece in pieces])
+            values = self.numbers(self.value, self.heads[0], rows, seen)[:, answers]
+            gains = score[:, None] - 0.05 * (old - reference) - values
             clock.append(time.perf_counter())
         for _ in range(PASSES):
-            order = torch.randperm(len(rows))
-            for part in order.chunk(STEPS):
-                with cast():
-                    ratio = (logprobs(policy, rows[part], seen[part]) - old[part]).exp()
-                    now = heads[0](states(value, rows[part], seen[part])[:, longest - 1 : -1])[..., 0].float()
-                gain, keep = advantage[part], real[part]
+            for part in torch.randperm(len(rows)).chunk(STEPS):
+                ratio = (self.logprobs(self.policy, rows[part], seen[part]) - old[part]).exp()
+                now = self.numbers(self.value, self.heads[0], rows[part], seen[part])[:, answers]
+                gain, keep = gains[part], real[part]
                 loss = torch.maximum(-gain * ratio, -gain * ratio.clamp(0.8, 1.2))[keep].mean()
                 loss = loss + 0.1 * (now - values[part] - gain).square()[keep].mean()
                 loss.backward()
-                adam.step()
-                adam.zero_grad()
+                self.adam.step()
+                self.adam.zero_grad()
         clock.append(time.perf_counter())
-        rates.append(int(real.sum()) / (clock[-1] - clock[0]))
-        for name, begin, end in zip(stages, clock, clock[1:], strict=False):
-            stages[name].append(end - begin)
-    middle = {name: statistics.median(each[1:]) for name, each in stages.items()}
-    return {"rates": rates[1:], "stages": middle, "memory": peak() - before, "engine": 0}
+        return int(real.sum()), [after - before for before, after in zip(clock, clock[1:], strict=False)]
+
+
+def textbook(sentences: int, rounds: int, *_: Any) -> dict[str, Any]:
+    import transformers  # noqa: F401
+
+    before = peak()
+    book = Textbook(sentences)
+    done = [book.iteration() for _ in range(rounds + 1)][1:]
+    names = ("sampling", "scoring", "looking", "learning")
+    return {
+        "rates": [tokens / sum(seconds) for tokens, seconds in done],
+        "stages": {name: statistics.median(seconds[place] for _, seconds in done) for place, name in enumerate(names)},
+        "memory": peak() - before,
+        "engine": 0,
+    }
 
 
 # ---- the runs

@@ -15,12 +15,13 @@ from plumbline.align import ppo
 from plumbline.align.online import corrections, steps_of, with_missing_end
 from plumbline.align.ppo import look
 from plumbline.align.rewarding import WornReward
-from plumbline.align.rollouts import LINES, Rollouts
+from plumbline.align.rollouts import Rollouts
 from plumbline.align.value import Value
 from plumbline.models import Completion
 from plumbline.models.grouped import Group
 from plumbline.models.reward import RewardModel
 from plumbline.models.tokenizer import Tokenizer
+from plumbline.training.curves import ROLLOUTS
 from plumbline.training.devices import APART
 from plumbline.training.optimise import Optimiser
 
@@ -282,7 +283,7 @@ def test_fact_32_texts_with_weight_0_are_ppo_and_with_more_add_their_gradient(ti
 
 def test_fact_23_measures_count_real_tokens_and_entropy_is_not_negative(tiny_llama: Path, tmp_path: Path) -> None:
     rows = run(tmp_path, tiny_llama, iterations=2, max_new_tokens=12, samples=8)
-    kept = [json.loads(line) for line in (tmp_path / "run" / LINES).read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / "run" / ROLLOUTS).read_text().splitlines()]
     for row in rows:
         mine = [each for each in kept if each["step"] == row["step"]]
         assert row["length"] == sum(each["tokens"] for each in mine) / len(mine)

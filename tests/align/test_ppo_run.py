@@ -15,7 +15,6 @@ import torch
 from align.online_runs import LIKES_E, config, measured, prompts, reward_model
 from align.runs import run_killed, run_two, write
 from plumbline.align import grpo, ppo
-from plumbline.align.rollouts import LINES
 from plumbline.errors import UserError
 from plumbline.models import Raw
 from plumbline.models.chat import encode_prompt
@@ -24,6 +23,7 @@ from plumbline.models.functions import FunctionScore
 from plumbline.models.tokenizer import Tokenizer
 from plumbline.project import Project
 from plumbline.records import Rollout, read_jsonl
+from plumbline.training.curves import ROLLOUTS
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -83,7 +83,7 @@ def test_fact_28_a_killed_run_goes_on_to_the_same_bits(
     for file in ("model.safetensors", "adapter/adapter_model.safetensors"):
         assert (resumed / file).read_bytes() == (whole / file).read_bytes()
     assert measured(tmp_path / "run") == measured(tmp_path / "whole")
-    assert (tmp_path / "run" / LINES).read_bytes() == (tmp_path / "whole" / LINES).read_bytes()
+    assert (tmp_path / "run" / ROLLOUTS).read_bytes() == (tmp_path / "whole" / ROLLOUTS).read_bytes()
     assert len({row["beta"] for row in measured(tmp_path / "run")}) > 1
 
 
@@ -105,7 +105,7 @@ def test_it_learns_what_pays_and_keeps_every_answer(tiny_llama: Path, tmp_path: 
     rows = measured(tmp_path / "run")
     assert rows[-1]["reward"] > rows[0]["reward"] + rows[0]["reward_spread"] / 2
     assert math.isfinite(rows[-1]["held_out_reward"]) and rows[-1]["kl"] > 0.1
-    kept = list(read_jsonl(tmp_path / "run" / LINES, Rollout))
+    kept = list(read_jsonl(tmp_path / "run" / ROLLOUTS, Rollout))
     assert [sum(each.step == row["step"] for each in kept) > 0 for row in rows] == [True] * 16
     assert all(LIKES_E([each.prompt], [each.completion])[0] == each.reward for each in kept)
 
@@ -120,7 +120,7 @@ def test_a_reward_model_on_the_same_base_is_worn_and_says_what_it_says_alone(tin
         )
     )
     alone = load_scorer(judge)
-    kept = [each for each in read_jsonl(tmp_path / "run" / LINES, Rollout)]
+    kept = [each for each in read_jsonl(tmp_path / "run" / ROLLOUTS, Rollout)]
     plain = [each for each in kept if each.completion.isascii()]  # text that leads back to the same tokens
     tokenizer = Tokenizer(tiny_llama)
     plain = [each for each in plain if len(tokenizer.encode(each.completion)) + each.ended == each.tokens]

@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from plumbline.training.curves import POINTS, as_svg, by_chart, chart, draw, thinned
+from pytest import MonkeyPatch
+
+from plumbline.records import Rollout, write_jsonl
+from plumbline.training.curves import POINTS, ROLLOUTS, answers, as_svg, by_chart, chart, draw, thinned
 
 ROWS = [
     {"step": 1, "loss": 2.0, "lr": 0.1, "seconds": 0.5},
@@ -48,6 +51,36 @@ def test_the_folder_holds_the_page_and_a_picture_for_each_figure(tmp_path: Path)
     assert page.count("<svg") == 2 and "&lt;b&gt;mine" in page
     assert "<script" not in page and not re.search(r"(src|href)=\"(?!#)(?!data:)|url\((?!#)|@import", page)
     assert "prefers-color-scheme: dark" in page and "http-equiv" not in page
+
+
+def test_the_parts_of_a_step_share_a_chart() -> None:
+    rows = [{"step": 1, "seconds_sampling": 2.0, "seconds_learning": 3.0, "seconds": 5.0}]
+    assert by_chart(rows) == {"seconds": {"sampling": ([1], [2.0]), "learning": ([1], [3.0])}}
+
+
+def rollout(step: int, reward: float, text: str = "An answer.") -> Rollout:
+    return Rollout(
+        step=step, prompt_id="p", prompt=f"Question {reward}?", completion=text, reward=reward, kl=0.5, tokens=4,
+        ended=reward > 0, reference_logprob=-3.0,
+    )  # fmt: skip
+
+
+def test_the_page_shows_the_last_answers_from_the_worst_to_the_best(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    assert answers(tmp_path) == []
+    made = [
+        rollout(step, step + number / 10, "<i>" if number == 8 else "words " * 30)
+        for step in (1, 2)
+        for number in range(9)
+    ]
+    write_jsonl(tmp_path / ROLLOUTS, made)
+    with (tmp_path / ROLLOUTS).open("ab") as file:
+        file.write(b'{"step": 2, "prom')  # a line that is being written
+    assert [each.reward for each in answers(tmp_path)] == [2.0, 2.1, 2.4, 2.7, 2.8]
+    monkeypatch.setattr("plumbline.training.curves.TAIL", 900)
+    assert [each.reward for each in answers(tmp_path)][-1] == 2.8
+    draw(tmp_path, ROWS, state="finished", done=True, settings={})
+    page = (tmp_path / "index.html").read_text()
+    assert "Question 2.8?" in page and "&lt;i&gt;" in page and "reward 2.8, KL 0.5, 4 tokens" in page
 
 
 def test_a_page_of_a_run_that_goes_on_loads_itself_again(tmp_path: Path) -> None:

@@ -21,14 +21,13 @@ from plumbline.models.chat import encode_prompt
 from plumbline.models.grouped import Group
 from plumbline.records import Message, Rollout, read_jsonl, write_jsonl
 from plumbline.training.batches import shuffled
+from plumbline.training.curves import ROLLOUTS
 from plumbline.training.devices import Process
 from plumbline.training.learner import HAT, Learner
 from plumbline.training.run import Settings
 
 if TYPE_CHECKING:
     import torch
-
-LINES = "rollouts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -231,12 +230,12 @@ def keep_lines(
         )
         for question, completion, ended, reward, moved, logprob in rows
     )
-    write_jsonl(folder / LINES, records, append=True)
+    write_jsonl(folder / ROLLOUTS, records, append=True)
 
 
 def cut_lines(folder: Path, done: int, process: Process) -> None:
     """Takes out the lines after iteration `done`, which a process wrote that was killed."""
-    path = folder / LINES
+    path = folder / ROLLOUTS
     if not process.first or not path.exists():
         return
     half: list[object] = []
