@@ -133,7 +133,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                 with stages.timed("sampling"):
                     rollouts = cast.answer(config, number)
                 with stages.timed("scoring"), redone_later(checkpoints, number - 1):
-                    learner.prepare(rollouts.groups, config, passes=config.passes + 1)
+                    learner.make_room(rollouts.groups, config, passes=config.passes + 1)
                     rewards = cast.judge(rollouts)
                 with stages.timed("looking"):
                     batch = look(config, cast, rollouts, rewards, beta.value)

@@ -50,7 +50,7 @@ def forecast(
         _, logprobs, _ = learner.logprobs([groups[place] for place in places])
         logprobs.mean().backward()  # type: ignore[no-untyped-call]
 
-    below, kept = 0.0, learner.kept_bytes(groups, config)
+    below, kept = 0.0, learner.kept_bytes(groups, config, passes=config.epochs)
     if kept:
         learner.answers(groups[:1])  # the trunk's self-test comes before the clock
         places = sorted({place for cut in tried(Batches.of(config, sizes, learner.process)) for place in cut})

@@ -75,29 +75,35 @@ class Learner:
         with self.hats.wearing(HAT) if self.hats else contextlib.nullcontext():
             yield
 
-    def prepare(self, groups: Sequence[Group], config: Settings, *, passes: int = 0) -> None:
-        """Computes what lies below the adapters for these groups once, where it fits, and keeps it for all epochs.
+    def make_room(self, groups: Sequence[Group], config: Settings, *, passes: int) -> bool:
+        """From here on, what lies below the adapters is kept for these groups when it is first computed, where it fits.
 
-        They will be seen `passes` times, where that is not the settings' epochs.
+        They will be seen `passes` times; what was kept of others is forgotten. Returns whether anything is kept.
+        """
+        if self.trunk is None:
+            return False
+        self.trunk.keep = self.kept_bytes(groups, config, passes=passes)
+        self.trunk.forget()
+        return self.trunk.keep > 0
+
+    def prepare(self, groups: Sequence[Group], config: Settings) -> None:
+        """Computes what lies below the adapters for these groups once, where it fits, and keeps it for all epochs.
 
         All of it or nothing, and in an order of its own: rounding depends on what shares a pass, and a run that goes
         on must find the same bits.
         """
         import torch
 
-        needed = self.kept_bytes(groups, config, passes=passes)
-        if self.trunk is None or not needed:
+        if not self.make_room(groups, config, passes=config.epochs):
             return
-        self.trunk.keep = needed
-        self.trunk.forget()
         sizes = [size(group) for group in groups]
         with torch.no_grad():
             for places in micro_batches(sizes, range(len(groups)), config.tokens, device=self.process.device.type):
                 self.answers([groups[place] for place in places])
 
-    def kept_bytes(self, groups: Sequence[Group], config: Settings, *, passes: int = 0) -> int:
+    def kept_bytes(self, groups: Sequence[Group], config: Settings, *, passes: int) -> int:
         """What `prepare` keeps of these groups: 0 where nothing lies below, where all is seen once, or no room is."""
-        if self.trunk is None or (passes or config.epochs) == 1:
+        if self.trunk is None or passes == 1:
             return 0
         different = {(tuple(group.prompt), tuple(map(tuple, group.completions))) for group in groups}
         tokens = sum(len(prompt) + sum(map(len, completions)) for prompt, completions in different)
