@@ -43,6 +43,7 @@ TORCH_FREE |= {
     "models.endpoints",
     "models.engines",
     "models.gguf",
+    "models.hashed",
     "models.hub",
     "models.machine",
     "models.remote",

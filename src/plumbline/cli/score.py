@@ -26,7 +26,13 @@ def score(
         typer.Argument(help="JSON Lines with a prompt and a completion in each, as generate writes.", metavar="DATA"),
     ],
     model: Annotated[
-        str, typer.Option("--model", help="A classifier: a folder, a hub id or a version.", metavar="SCORER")
+        str,
+        typer.Option(
+            "--by",
+            "--model",
+            help="refusal or toxicity, which ship; or a classifier: a folder, a hub id or a version.",
+            metavar="SCORER",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the lines with their scores here.", metavar="FILE")

@@ -36,19 +36,28 @@ Reads = Literal["completion", "pair"]
 READS = "plumbline_reads"
 """Under which name the config of a classifier that was trained here keeps what it reads."""
 
+SHIPPED = ("refusal", "toxicity")
+"""Scorers that come with the package; models/shipped/ has a card for each."""
+
 _say = logging.getLogger(__name__)
 
 
 def load_scorer(
     name: str, label: str | int | None = None, *, reads: Reads | None = None, device: str = "auto"
 ) -> Score:
-    """The classifier or reward model of that name: one in the project, a local folder, a hub id, or `file.py:function`.
+    """The scorer of that name: one that ships, `file.py:function`, or a model: in the project, a folder, a hub id.
 
-    Options as in `Classifier`; a reward model has no labels.
+    Options as in `Classifier`; what ships takes none, and a reward model has no labels.
     """
     from plumbline.models.heads import FILE
     from plumbline.models.resolve import resolve
 
+    if name in SHIPPED:
+        if label is not None or reads is not None:
+            raise UserError(f"label is {label!r} and reads {reads!r}, and {name!r} knows both: leave them out")
+        from plumbline.models.hashed import Hashed
+
+        return Hashed.shipped(name)
     if is_function(name):
         return load_function(name)
     source = resolve(name)
