@@ -36,8 +36,8 @@ from plumbline.errors import BadRecord, UserError
 from plumbline.files import BadLine, read_jsonl
 from plumbline.models import Score
 from plumbline.records import Rollout
+from plumbline.training.curves import ROLLOUTS
 
-ROLLOUTS = "rollouts.jsonl"
 EXAMPLES = 2
 """Answers that are shown for a phrase."""
 FEW_PROMPTS = 4
