@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +44,6 @@ def rewarded(count: int = 40) -> list[dict[str, Any]]:
 def settings(folder: Path, model: Path, **changed: Any) -> Config:
     data = write(folder / "rewarded.jsonl", *rewarded())
     return Config(**{**TINY, "data": data, "model": str(model), "out": str(folder / "run"), "q_rank": 8, **changed})
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """A model this small waits longer for a second thread than it would work alone."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

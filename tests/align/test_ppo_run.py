@@ -46,6 +46,7 @@ def next_token(folder: Path | str, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("method", "settings"), KINDS)
 def test_the_optimum_is_reached(tiny_llama: Path, tmp_path: Path, method: Any, settings: dict[str, Any]) -> None:
     """Of answers of one token, π* ∝ π_ref · exp(r / β) is best: E[r] − β KL is within 3 % of the way to it."""
