@@ -34,6 +34,7 @@ from plumbline.align.online import (
     corrections,
     forecast,
     iterations_of,
+    last_row,
     reached,
     redone_later,
     steps_of,
@@ -125,8 +126,9 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
         doctor = Doctor(config, cast, folder)
 
         with Metrics(folder, process, config, total=total, done=done) as metrics, learner.working():
+            row = last_row(metrics, process)
             for number in range(done + 1, total + 1):
-                if why := reached(config, metrics.last):
+                if why := reached(config, row):
                     tell_stop(number - 1, why, process)
                     break
                 stages, sums, first = Stages(), Sums(), 0.0

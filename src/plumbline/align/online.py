@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from plumbline.training.checkpoint import Checkpoints
+    from plumbline.training.metrics import Metrics
 
 MEASURED = 64
 """Most held-out prompts that a look answers."""
@@ -317,6 +318,11 @@ def about(rewards: Sequence[float], kl: torch.Tensor, rollouts: Rollouts) -> dic
         "length": sum(rollouts.lengths) / count,
         "ended": sum(rollouts.ended) / count,
     }
+
+
+def last_row(metrics: Metrics, process: Process) -> dict[str, float]:
+    """What is known of the last iteration, on every process; nothing before the first."""
+    return next(iter(process.gather(metrics.rows[-1:])[0]), {})
 
 
 def reached(config: Online, row: Mapping[str, float]) -> str:

@@ -61,21 +61,15 @@ class Metrics:
         self.folder, self.config = folder, config
         self.total, self.begun_at, self.step = total, done, done
         self.active = process.first
-        self.process = process
-        self.last: Mapping[str, float] = {}
-        """What is known after the last step, on every process; nothing before the first."""
         self.clock = clock
         self.rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> Metrics:
         self.begin = self.drawn = self.told = self.clock()
         self.exits = ExitStack()
-        if self.active:
-            self.rows = keep_until(self.folder / LINES, self.begun_at)
-        for row in self.process.gather(self.rows[-1:])[0]:
-            self.last = row
         if not self.active:
             return self
+        self.rows = keep_until(self.folder / LINES, self.begun_at)
         self.before = self.rows[-1]["seconds"] if self.rows else 0.0
         self.file = self.exits.enter_context((self.folder / LINES).open("a", encoding="utf-8"))
         self.reports = [
@@ -91,7 +85,7 @@ class Metrics:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Records what is known after `step`: one line, so call it once a step."""
-        self.step, self.last = step, values
+        self.step = step
         if not self.active:
             return
         now = self.clock()
