@@ -30,7 +30,7 @@ def score(
         typer.Option(
             "--by",
             "--model",
-            help="refusal or toxicity, which ship; or a classifier: a folder, a hub id or a version.",
+            help="refusal, refusal-judge or toxicity, which ship; or a classifier: a folder, a hub id or a version.",
             metavar="SCORER",
         ),
     ],

@@ -149,19 +149,28 @@ def fit(
 
     features = features or Features()
     table, signs = matrix(texts, features), np.where(labels, 1.0, -1.0)
-    assert len(set(signs.tolist())) == 2, "both classes are needed"
     used = np.unique(table.indices)  # most buckets stay empty, and their weights nought
-    table = table[:, used]
-    folds = np.array([crc32(repr(group).encode()) % FOLDS for group in (groups or texts)])
-    left_out = np.zeros(len(texts))
+    weights, bias = calibrated(table[:, used], signs, penalty, groups or texts)
+    kept = np.zeros(features.buckets, dtype=np.float32)
+    kept[used] = weights
+    return Hashed(kept, bias, features, name)
+
+
+def calibrated(
+    table: Any, signs: NDArray[np.float64], penalty: float, groups: Sequence[Any]
+) -> tuple[NDArray[np.float64], float]:
+    """Weights and bias over a table (texts, features), moved and stretched by a fit to what each fold left out."""
+    import numpy as np
+
+    assert len(set(signs.tolist())) == 2, "both classes are needed"
+    folds = np.array([crc32(repr(group).encode()) % FOLDS for group in groups])
+    left_out = np.zeros(len(signs))
     for fold in set(folds.tolist()):
         weights, bias = logistic(table[folds != fold], signs[folds != fold], penalty)
         left_out[folds == fold] = table[folds == fold] @ weights + bias
     slope, shift = logistic(left_out[:, None], signs, 1e-6)
     weights, bias = logistic(table, signs, penalty)
-    kept = np.zeros(features.buckets, dtype=np.float32)
-    kept[used] = slope[0] * weights
-    return Hashed(kept, float(slope[0]) * bias + shift, features, name)
+    return slope[0] * weights, float(slope[0]) * bias + shift
 
 
 def matrix(texts: Sequence[str], features: Features) -> Any:

@@ -36,7 +36,7 @@ Reads = Literal["completion", "pair"]
 READS = "plumbline_reads"
 """Under which name the config of a classifier that was trained here keeps what it reads."""
 
-SHIPPED = ("refusal", "toxicity")
+SHIPPED: dict[str, Literal["hashed", "probe"]] = {"refusal": "hashed", "refusal-judge": "probe", "toxicity": "hashed"}
 """Scorers that come with the package; models/shipped/ has a card for each."""
 
 _say = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def load_scorer(
 ) -> Score:
     """The scorer of that name: one that ships, `file.py:function`, or a model: in the project, a folder, a hub id.
 
-    Options as in `Classifier`; what ships takes none, and a reward model has no labels.
+    Options as in `Classifier`; what ships takes none but the device, and a reward model has no labels.
     """
     from plumbline.models.heads import FILE
     from plumbline.models.resolve import resolve
@@ -55,9 +55,7 @@ def load_scorer(
     if name in SHIPPED:
         if label is not None or reads is not None:
             raise UserError(f"label is {label!r} and reads {reads!r}, and {name!r} knows both: leave them out")
-        from plumbline.models.hashed import Hashed
-
-        return Hashed.shipped(name)
+        return shipped(name, device)
     if is_function(name):
         return load_function(name)
     source = resolve(name)
@@ -70,6 +68,17 @@ def load_scorer(
             raise UserError(f"label is {label!r}, and {name!r} is a reward model, which gives one number: leave it out")
         return RewardModel(source.folder, name=source.name, device=device)
     return Classifier(source.folder, label, reads=reads, name=source.name, device=device)
+
+
+def shipped(name: str, device: str = "auto") -> Score:
+    """A scorer that comes with the package."""
+    if SHIPPED[name] == "hashed":
+        from plumbline.models.hashed import Hashed
+
+        return Hashed.shipped(name)
+    from plumbline.models.probe import Probe
+
+    return Probe.shipped(name, device=device)
 
 
 class Classifier:
