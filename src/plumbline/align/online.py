@@ -97,7 +97,7 @@ class Online(Settings):
     """How far the policy's ratio may move from 1 before it stops paying."""
     correction: float = 2.0
     """Largest weight that corrects a token for the sampler's rounding; 0 corrects nothing."""
-    sampler: str = "auto"
+    sampler: str = "own"
     """What samples: own (the model in training), openvino, or auto, which takes the faster one that is there."""
     sampler_mode: str = ""
     """Mode of the openvino sampler: f32 (exact) or bf16."""
