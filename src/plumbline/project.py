@@ -5,6 +5,7 @@
     models/NAME/N/                the version NAME@N: its weights, and
     models/NAME/N/version.json    what it was made of, `Version`
     runs/NAME/                    what a run leaves
+    evaluations/NAME/N/K.json     the Kth evaluation of the version NAME@N
 
 A version appears whole or not at all, is never written over, and its number is its own, whatever processes record at
 once and whenever they are killed.
@@ -26,10 +27,13 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plumbline.errors import BadProject
+from plumbline.errors import BadProject, BadRecord
 from plumbline.files import replaced, sync
+
+if TYPE_CHECKING:
+    from plumbline.records import Evaluation
 
 SETTINGS, PROMOTIONS, RECORD = "plumb.toml", "promoted.json", "version.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -101,6 +105,7 @@ class Project:
         self.folder = folder.resolve()
         self.models = self.folder / "models"
         self.runs = self.folder / "runs"
+        self.evaluated = self.folder / "evaluations"
 
     @cached_property
     def config(self) -> Config:
@@ -195,6 +200,33 @@ class Project:
                 made = {"version": f"{name}@{place.name}", **made_of, "created": now(), "digest": folder_digest(folder)}
                 (folder / RECORD).write_text(json.dumps(made, indent=2, default=str) + "\n", encoding="utf-8")
         return read_version(place / RECORD)
+
+    # ---- what was measured of them
+
+    def record_evaluation(self, ref: str, evaluation: Evaluation) -> Path:
+        """Keeps an evaluation of the version; returns its file. It appears whole, and none is written over."""
+        version = self.version(ref)
+        home = self.evaluated / version.name / str(version.number)
+        with alone_in(home):
+            place = home / f"{next_number(home)}.json"
+            with replaced(place) as file:
+                file.write(evaluation.model_dump_json(indent=2).encode() + b"\n")
+        return place
+
+    def evaluations(self, ref: str) -> list[Evaluation]:
+        """All evaluations of the version, the first one first."""
+        from plumbline.records import Evaluation, parse
+
+        version = self.version(ref)
+        home = self.evaluated / version.name / str(version.number)
+        files = [each for each in home.glob("*.json") if NUMBER.fullmatch(each.stem)] if home.is_dir() else []
+        found = []
+        for path in sorted(files, key=lambda path: int(path.stem)):
+            try:
+                found.append(parse(Evaluation, json.loads(path.read_text(encoding="utf-8"))))
+            except (ValueError, OSError, BadRecord) as error:
+                raise BadProject(f"{str(path)!r} is damaged ({error}): remove it and evaluate again") from error
+        return found
 
     def _shortened(self, path: Path) -> str:
         path = path.resolve()
@@ -294,7 +326,8 @@ def read_version(path: Path) -> Version:
 def next_number(home: Path) -> int:
     """One above all numbers that were ever given here: that of a version someone removed is not given again."""
     last = home / ".last"
-    given = [each.name for each in home.iterdir()] + ([last.read_text(encoding="utf-8")] if last.exists() else [])
+    names = [each.name.removesuffix(".json") for each in home.iterdir()]
+    given = names + ([last.read_text(encoding="utf-8")] if last.exists() else [])
     number = 1 + max((int(each) for each in given if NUMBER.fullmatch(each)), default=0)
     with replaced(last) as file:
         file.write(str(number).encode())

@@ -36,10 +36,13 @@ __all__ = [
     "Answer",
     "AnyAnswer",
     "BadLine",
+    "Change",
     "ComparisonSet",
     "Demonstration",
+    "Evaluation",
     "Generated",
     "Id",
+    "Measured",
     "Message",
     "Pair",
     "PromptRecord",
@@ -340,6 +343,62 @@ class Rollout(Record):
     """Whether it wrote its end-of-text before the limit."""
     reference_logprob: FiniteFloat
     """Sum over the tokens of log pi_ref."""
+
+
+class Change(Record):
+    """What a model has above another one over the same items; the interval holds 95 %."""
+
+    other: FiniteFloat
+    """The other model's figure."""
+    value: FiniteFloat
+    """This model's figure minus the other's."""
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class Measured(Record):
+    """A figure about a model, with what it takes to doubt it."""
+
+    task: Id
+    metric: Id
+    value: FiniteFloat
+    n: Annotated[int, Field(ge=0)]
+    """How many items it is made of."""
+    low: FiniteFloat
+    high: FiniteFloat
+    """The 95 % interval."""
+    better: Literal["higher", "lower"] | None = None
+    """Which way is good; None where neither is."""
+    change: Change | None = None
+    """Against the evaluation's other model, where there is one."""
+    command: str = ""
+    """The command line that measured it."""
+    items: str | None = None
+    """The file that holds each item; in a project as seen from its folder."""
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "same", "unknown"]:
+        """What the change says; the same where its interval holds 0, unknown without a change or a good way."""
+        if self.change is None or self.better is None:
+            return "unknown"
+        if self.change.low <= 0 <= self.change.high:
+            return "same"
+        return "better" if (self.change.value > 0) == (self.better == "higher") else "worse"
+
+
+class Evaluation(Record):
+    """What was measured of a model at one time, alone or beside another one."""
+
+    version: Id
+    """The model, a version as `name@n`."""
+    against: Id | None = None
+    """The other model that it was compared with."""
+    measured: tuple[Measured, ...]
+    data: dict[str, str] = {}
+    """The SHA-256 of each file of items, also of those that ship."""
+    code_version: str = ""
+    created: str = ""
+    """When, in UTC."""
 
 
 def in_the_form_of(prompt: str | list[Message], text: str) -> str | list[Message]:
