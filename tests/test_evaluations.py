@@ -85,8 +85,6 @@ def test_a_change_says_something_only_where_its_interval_leaves_out_zero(
     value: float, low: float, high: float, better: str | None, verdict: str
 ) -> None:
     change = Change(other=0.5, value=value, low=low, high=high)
-    measured = Measured(
-        task="t", metric="m", value=0.5 + value, n=9, low=0, high=1, better=better, change=change
-    )
+    measured = Measured(task="t", metric="m", value=0.5 + value, n=9, low=0, high=1, better=better, change=change)
     assert measured.verdict == verdict
     assert measured.model_copy(update={"change": None}).verdict == "unknown"
