@@ -123,6 +123,10 @@ def _joined(process: Process) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
+    # Its functions take the group that there is when it is first imported as a default and so keep it for ever; what
+    # gloo's threads hold is then freed when Python is gone, which ends the process by SIGABRT now and then.
+    import torch.distributed.nn  # noqa: F401
+
     if process.device.type == "cuda":
         torch.cuda.set_device(process.device)  # messages of objects go through the current one
     dist.init_process_group("nccl" if process.device.type == "cuda" else "gloo")
