@@ -1,6 +1,6 @@
-"""A whole PPO iteration, ours beside a textbook arrangement, and rollouts beside `transformers.generate`.
+"""A whole PPO iteration, ours beside a textbook arrangement.
 
-    python benchmarks/ppo.py [--full] [--only iteration|rollouts]
+    python benchmarks/ppo.py [--full]
 
 Textbook: four separate models (policy, reference, value, reward), the prompt computed again for each sample, sampling
 by `generate`, logits over the whole vocabulary, the same number of passes, mini-batches and tokens, the same adapters
@@ -68,7 +68,7 @@ def ours(sentences: int, rounds: int, folder: Path, sampler: str, mode: str) -> 
         "memory": peak() - before,
         "engine": children if sampler == "openvino" else 0,
         "gap": statistics.median(row["sampler_gap"] for row in rows),
-        "first_ratio": max(row["first_ratio"] for row in rows),
+        "first_log_ratio": max(row["first_log_ratio"] for row in rows),
         "threads": torch.get_num_threads(),
     }
 

@@ -110,7 +110,7 @@ def test_equal_rewards_are_named(tiny_llama: Path, tmp_path: Path) -> None:
     assert "nothing can be learned" in only(findings(tmp_path), "all answers got the reward 0.5")
 
 
-WELL = {"kl": 1.0, "kl_error": 0.1, "first_ratio": 0.0, "sampler_gap": 0.0, "length": 40.0, "entropy": 2.0}
+WELL = {"kl": 1.0, "kl_error": 0.1, "first_log_ratio": 0.0, "sampler_gap": 0.0, "length": 40.0, "entropy": 2.0}
 WELL |= {"ended": 0.9, "reward": 1.0, "reward_spread": 0.5, "value_loss": 0.1, "explained": 0.2}
 
 

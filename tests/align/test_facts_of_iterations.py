@@ -77,7 +77,7 @@ def test_fact_03_prompts_of_different_lengths_share_a_pass_and_stay_as_they_are(
 
 def test_fact_04_one_temperature_holds_for_sampling_reference_and_update(tiny_llama: Path, tmp_path: Path) -> None:
     row = run(tmp_path, tiny_llama, temperature=0.7, iterations=1)[0]
-    assert row["sampler_gap"] < 1e-5 and row["first_ratio"] < 1e-5 and abs(row["kl"]) < 1e-5
+    assert row["sampler_gap"] < 1e-5 and row["first_log_ratio"] < 1e-5 and abs(row["kl"]) < 1e-5
 
 
 # ---- where an answer ends
@@ -156,7 +156,7 @@ def test_fact_14_no_dropout_while_sampling_looking_or_learning(tiny_llama: Path,
 @pytest.mark.parametrize(("precision", "most"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_fact_15_the_first_ratio_is_1(tiny_llama: Path, tmp_path: Path, precision: str, most: float) -> None:
     rows = run(tmp_path, tiny_llama, precision=precision, iterations=2, top_layers=1, samples=6)
-    assert all(row["first_ratio"] <= most for row in rows)
+    assert all(row["first_log_ratio"] <= most for row in rows)
     assert rows[1]["moved"] > 0  # and later ones are not
 
 

@@ -70,6 +70,16 @@ def test_the_optimum_is_reached(tiny_llama: Path, tmp_path: Path, method: Any, s
     assert float((learned - best).abs().sum()) / 2 < 0.08 < 0.5 * float((reference - best).abs().sum())
 
 
+def test_the_engine_that_answers_follows_the_policy(tiny_llama: Path, tmp_path: Path) -> None:
+    """Its answers are as likely to it as to the model in training, before the updates and after them."""
+    pytest.importorskip("openvino")
+    given = {"sampler": "openvino", "iterations": 3, "lr": 3e-3, "samples": 4, "max_new_tokens": 12}
+    ppo.train(config(tmp_path, tiny_llama, ppo.Config, **given), score=LIKES_E)
+    rows = measured(tmp_path / "run")
+    assert max(row["sampler_gap"] for row in rows) < 0.01
+    assert rows[-1]["kl"] > 0.1, "the policy has moved so little that an engine that stays behind would not be seen"
+
+
 @pytest.mark.parametrize("method", [ppo, grpo])
 def test_fact_28_a_killed_run_goes_on_to_the_same_bits(
     tiny_llama: Path, tmp_path: Path, method: Any, monkeypatch: pytest.MonkeyPatch

@@ -133,7 +133,7 @@ def symptoms(
     kl, error = row["kl"], row["kl_error"]
     precision = config.precision if config.precision in RATIO else "bfloat16"
     see(kl < -3 * error - 0.01, "negative KL", f"the KL is negative ({kl:.3g} ± {error:.2g})")
-    ratio = row.get("first_ratio", 0.0)
+    ratio = row.get("first_log_ratio", 0.0)
     see(ratio > RATIO[precision], "first ratio", f"the first ratio is off 1 by e^{ratio:.2g}")
     see(row["sampler_gap"] > GAP, "sampler", f"sampler and policy differ by {row['sampler_gap']:.2g} a token")
     see(

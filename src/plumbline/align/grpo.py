@@ -24,13 +24,13 @@ from plumbline.align.answers import per_token
 from plumbline.align.doctor import Doctor
 from plumbline.align.kl import Beta, kl_estimate, kl_loss
 from plumbline.align.online import (
+    Batch,
     Cast,
     Online,
     Stages,
     about,
     batches_of,
     by_answer,
-    by_prompt,
     corrections,
     forecast,
     iterations_of,
@@ -46,7 +46,6 @@ from plumbline.align.pretraining import Pretraining
 from plumbline.align.rollouts import Rollouts, Sampler, cut_lines, keep_lines
 from plumbline.align.sft import count_tokens
 from plumbline.models import Score
-from plumbline.models.grouped import Group
 from plumbline.training.checkpoint import Checkpoints
 from plumbline.training.devices import started
 from plumbline.training.forecast import Forecast
@@ -145,7 +144,8 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                     for step in batches.after(0):
                         tokens = count_tokens(rollouts.groups[place] for place in step.examples)
                         for micro_batch in step.micro_batches:
-                            groups, then = batch.take(micro_batch)
+                            groups, known = batch.take(micro_batch)
+                            then = Then(*known)
                             _, logprobs, entropy = learner.logprobs(groups, config.temperature)
                             loss, values = grpo_loss(config, logprobs, entropy, then, beta.value, tokens)
                             loss.backward()  # type: ignore[no-untyped-call]
@@ -156,7 +156,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                         process.reduce_gradients(learner.weights)
                         rates = optimiser.step(of=step)
                 row = batch.told | {name: each / len(batches) for name, each in process.total(sums).items()} | rates
-                row |= {"beta": beta.value, "first_ratio": max(process.gather(first))} | stages.told(rollouts)
+                row |= {"beta": beta.value, "first_log_ratio": max(process.gather(first))} | stages.told(rollouts)
                 doctor.look(row, metrics.first, number, rollouts)
                 beta.follow(row["kl"], len(rewards))
                 if look_now := number % config.every == 0 or number == total or bool(reached(config, row)):
@@ -175,28 +175,6 @@ def expect(config: Config) -> Forecast:
 
 
 # ---- what is known before the first update of an iteration
-
-
-@dataclass(frozen=True)
-class Batch:
-    """An iteration that is ready to be learned from."""
-
-    groups: list[Group]
-    columns: list[torch.Tensor]
-    """For each prompt (tokens, 4): the fields of `Then`."""
-    kl: list[float]
-    """For each answer, the sum of log π − log π_ref."""
-    reference: list[float]
-    """For each answer, the sum of log π_ref."""
-    told: dict[str, float]
-    """What is logged."""
-
-    def take(self, places: Sequence[int]) -> tuple[list[Group], Then]:
-        """Some prompts of it."""
-        import torch
-
-        chosen = torch.cat([self.columns[place] for place in places])
-        return [self.groups[place] for place in places], Then(*chosen.unbind(1))
 
 
 def look(config: Config, cast: Cast, rollouts: Rollouts, rewards: Sequence[float], beta: float) -> Batch:
@@ -223,11 +201,5 @@ def look(config: Config, cast: Cast, rollouts: Rollouts, rewards: Sequence[float
         else group_advantages(together, scale=config.scale)
     )
     each_token = advantages.flatten().repeat_interleave(torch.tensor(lengths, device=old.device))
-    columns = torch.stack([old, reference, each_token, torch.cat(weights)], 1)
-    return Batch(
-        rollouts.groups,
-        by_prompt(columns, rollouts),
-        kl.tolist(),
-        by_answer(reference, rollouts).tolist(),
-        told,
-    )
+    known = Then(old, reference, each_token, torch.cat(weights))
+    return Batch.of(rollouts, known, kl, by_answer(reference, rollouts), told)

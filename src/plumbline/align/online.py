@@ -10,7 +10,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from plumbline.training.run import Settings
 if TYPE_CHECKING:
     import torch
 
+    from plumbline.models.grouped import Group
     from plumbline.training.checkpoint import Checkpoints
     from plumbline.training.metrics import Metrics
 
@@ -318,6 +319,42 @@ def about(rewards: Sequence[float], kl: torch.Tensor, rollouts: Rollouts) -> dic
         "length": sum(rollouts.lengths) / count,
         "ended": sum(rollouts.ended) / count,
     }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """An iteration that is ready to be learned from."""
+
+    groups: list[Group]
+    columns: list[torch.Tensor]
+    """For each prompt (tokens, things known): what the method knew of each token before the updates."""
+    kl: list[float]
+    """For each answer, the sum of log π − log π_ref."""
+    reference: list[float]
+    """For each answer, the sum of log π_ref."""
+    told: dict[str, float]
+    """What is logged."""
+
+    @classmethod
+    def of(
+        cls,
+        rollouts: Rollouts,
+        known: Iterable[torch.Tensor],
+        kl: torch.Tensor,
+        reference: torch.Tensor,
+        told: dict[str, float],
+    ) -> Batch:
+        """From things known, each (tokens,), and sums (answers,)."""
+        import torch
+
+        columns = by_prompt(torch.stack(list(known), 1), rollouts)
+        return cls(rollouts.groups, columns, kl.tolist(), reference.tolist(), told)
+
+    def take(self, places: Sequence[int]) -> tuple[list[Group], tuple[torch.Tensor, ...]]:
+        """Some prompts of it, and what was known of their answers' tokens, each (tokens,)."""
+        import torch
+
+        return [self.groups[place] for place in places], torch.cat([self.columns[place] for place in places]).unbind(1)
 
 
 def last_row(metrics: Metrics, process: Process) -> dict[str, float]:

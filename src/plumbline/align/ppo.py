@@ -26,13 +26,13 @@ from plumbline.align.answers import per_token
 from plumbline.align.doctor import Doctor
 from plumbline.align.kl import Beta, kl_estimate
 from plumbline.align.online import (
+    Batch,
     Cast,
     Online,
     Stages,
     about,
     batches_of,
     by_answer,
-    by_prompt,
     corrections,
     forecast,
     iterations_of,
@@ -188,7 +188,8 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                     for step in batches.after(0):
                         tokens = count_tokens(rollouts.groups[place] for place in step.examples)
                         for micro_batch in step.micro_batches:
-                            groups, then = batch.take(micro_batch)
+                            groups, known = batch.take(micro_batch)
+                            then = Then(*known)
                             answers, logprobs, entropy = learner.logprobs(
                                 groups, config.temperature, entropy_gradient=config.entropy_weight > 0
                             )
@@ -204,7 +205,7 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                         rates = optimiser.step(of=step)
                         value_optimiser.step(of=step)
                 row = batch.told | {name: each / len(batches) for name, each in process.total(sums).items()} | rates
-                row |= {"beta": beta.value, "first_ratio": max(process.gather(first))} | stages.told(rollouts)
+                row |= {"beta": beta.value, "first_log_ratio": max(process.gather(first))} | stages.told(rollouts)
                 doctor.look(row, metrics.first, number, rollouts)
                 beta.follow(row["kl"], len(rewards))
                 if look_now := number % config.every == 0 or number == total or bool(reached(config, row)):
@@ -240,29 +241,6 @@ class Then(NamedTuple):
     weights: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Batch:
-    """An iteration that is ready to be learned from."""
-
-    groups: list[Group]
-    columns: list[torch.Tensor]
-    """For each prompt (tokens, 5): the fields of `Then`."""
-    kl: list[float]
-    """For each answer, the sum of log π − log π_ref."""
-    reference: list[float]
-    """For each answer, the sum of log π_ref."""
-    told: dict[str, float]
-    """What is logged."""
-
-    def take(self, places: Sequence[int]) -> tuple[list[Group], Then]:
-        """Some prompts of it."""
-        import torch
-
-        return [self.groups[place] for place in places], Then(
-            *torch.cat([self.columns[place] for place in places]).unbind(1)
-        )
-
-
 def look(config: Config, cast: Cast, value: Value, rollouts: Rollouts, rewards: Sequence[float], beta: float) -> Batch:
     """What the policy, the value and the reference say of the answers, and what follows from it for each token."""
     import torch
@@ -286,16 +264,10 @@ def look(config: Config, cast: Cast, value: Value, rollouts: Rollouts, rewards: 
         given = whiten(given, mask, shift=False)
     advantages, returns = gae(given, as_rows(values, lengths), mask, gamma=config.gamma, lam=config.lam)
     explained = 1 - float((returns[mask] - values).var(correction=0) / (returns[mask].var(correction=0) + 1e-8))
-    columns = torch.stack([old, values, whiten(advantages, mask)[mask], returns[mask], torch.cat(weights)], 1)
+    known = Then(old, values, whiten(advantages, mask)[mask], returns[mask], torch.cat(weights))
     kl = by_answer(d, rollouts)
     told = about(rewards, kl, rollouts) | {"scored": float(scores.mean()), "explained": explained, "sampler_gap": gap}
-    return Batch(
-        rollouts.groups,
-        by_prompt(columns, rollouts),
-        kl.tolist(),
-        by_answer(torch.cat(reference), rollouts).tolist(),
-        told,
-    )
+    return Batch.of(rollouts, known, kl, by_answer(torch.cat(reference), rollouts), told)
 
 
 def forget_gradients(weights: Sequence[torch.nn.Parameter]) -> None:

@@ -298,7 +298,7 @@ def difference(
             theirs = plain(groups).states
             try:
                 mine = ours(groups).states
-            except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
                 if ran_out(error):
                     raise
                 # A model that takes no cache of ours, or hands nothing on.

@@ -11,8 +11,9 @@ no pass over the vocabulary at all. Where the head is trained, backward computes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from plumbline.models.autograd import function
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,7 @@ def token_logprobs(
     kind = states.device.type
     type_ = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
     with torch.autocast(kind, enabled=False):
-        result: tuple[torch.Tensor, torch.Tensor] = _function().apply(
+        result: tuple[torch.Tensor, torch.Tensor] = function("TokenLogprobs", _forward, _backward).apply(
             states.to(type_),
             head.weight,
             head.bias,
@@ -85,15 +86,6 @@ def token_logprobs(
             chunk,
         )
     return result
-
-
-@lru_cache(maxsize=1)
-def _function() -> Any:
-    """The autograd function, made at first use so that importing this file does not import torch."""
-    import torch
-
-    methods = {"forward": staticmethod(_forward), "backward": staticmethod(_backward)}
-    return type("TokenLogprobs", (torch.autograd.Function,), methods)
 
 
 def _forward(

@@ -12,8 +12,9 @@ gradients stay in float32.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from plumbline.models.autograd import function
 
 if TYPE_CHECKING:
     import torch
@@ -36,17 +37,9 @@ def adapted_linear(
     kind = inputs.device.type
     type_ = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
     rows = inputs.reshape(-1, inputs.shape[-1])
-    outputs: torch.Tensor = _function().apply(rows, weight, bias, down, up, scale, type_)
+    apply = function("AdaptedLinear", _forward, _backward).apply
+    outputs: torch.Tensor = apply(rows, weight, bias, down, up, scale, type_)
     return outputs.view(*inputs.shape[:-1], -1)
-
-
-@lru_cache(maxsize=1)
-def _function() -> Any:
-    """The autograd function, made at first use so that importing this file does not import torch."""
-    import torch
-
-    methods = {"forward": staticmethod(_forward), "backward": staticmethod(_backward)}
-    return type("AdaptedLinear", (torch.autograd.Function,), methods)
 
 
 def _forward(

@@ -22,6 +22,8 @@ from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from plumbline.models.autograd import function
+
 if TYPE_CHECKING:
     import torch
 
@@ -146,17 +148,10 @@ def _attention(
     )
     assert prompts is not None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attended: torch.Tensor = _function().apply(query, key, value, prompts.keys, prompts.values, prompts.blocks, scale)
+    attended: torch.Tensor = function("SharedAttention", _forward, _backward).apply(
+        query, key, value, prompts.keys, prompts.values, prompts.blocks, scale
+    )
     return attended, None
-
-
-@lru_cache(maxsize=1)
-def _function() -> Any:
-    """The autograd function, made at first use so that importing this file does not import torch."""
-    import torch
-
-    methods = {"forward": staticmethod(_forward), "backward": staticmethod(_backward)}
-    return type("SharedAttention", (torch.autograd.Function,), methods)
 
 
 @dataclass(frozen=True)
