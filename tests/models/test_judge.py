@@ -108,3 +108,13 @@ def test_what_cannot_be_asked_says_why(
 def test_two_lists_of_one_length_are_needed(tiny_llama: Path) -> None:
     with pytest.raises(UserError, match="1 prompts and 2 completions"):
         Judge(tiny_llama, QUESTION, device="cpu")(["a"], ["b", "c"])
+
+
+def test_the_same_model_can_be_asked_another_question(tiny_llama: Path) -> None:
+    judge = Judge(tiny_llama, QUESTION, device="cpu")
+    other = replace(QUESTION, introduction="Be strict.", examples=EXAMPLES[:1])
+    asked = judge.asking(other)(PROMPTS, COMPLETIONS)
+    assert asked == pytest.approx(Judge(tiny_llama, other, device="cpu")(PROMPTS, COMPLETIONS), abs=1e-4)
+    assert judge(PROMPTS, COMPLETIONS) != pytest.approx(asked, abs=1e-4)
+    with pytest.raises(UserError, match="begin with the same token"):
+        judge.asking(replace(QUESTION, labels=("hot", "hot")))

@@ -13,6 +13,7 @@ The introduction with its examples is computed once for a batch of cases, as one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -88,21 +89,30 @@ class Judge:
         from plumbline.models.families import load_causal
 
         self.name = name or f"{Path(folder).name}, judging"
-        self.question = question
         self._tokenizer = Tokenizer(folder)
-        first, second = (self._tokenizer.encode(f" {label}")[0] for label in question.labels)
-        if first == second:
-            raise UserError(
-                f"labels are {question.labels!r}, which begin with the same token in {str(folder)!r}: "
-                "choose two words that begin differently"
-            )
-        self._labels = [first, second]
+        self._take(question)
         self._model: Any = load_causal(folder, device=device, dtype=dtype)
         self._head = Head.of(self._model)
         self.hidden: int = self._model.config.hidden_size
+
+    def _take(self, question: Question) -> None:
+        first, second = (self._tokenizer.encode(f" {label}")[0] for label in question.labels)
+        if first == second:
+            raise UserError(
+                f"labels are {question.labels!r}, which begin with the same token in "
+                f"{str(self._tokenizer.folder)!r}: choose two words that begin differently"
+            )
         if not (question.introduction or question.examples):
             raise UserError("the question has no introduction and no examples: give one of them, as cases share it")
+        self.question = question
+        self._labels = [first, second]
         self._openings = [self._tokenizer.encode(question.opening(swapped=swapped)) for swapped in (False, True)]
+
+    def asking(self, question: Question) -> Judge:
+        """The same model, which is not loaded again, asked another question."""
+        other = copy(self)
+        other._take(question)
+        return other
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         """One number per pair of prompt and completion, in the order given; the question's fields have those names."""
