@@ -18,7 +18,13 @@ from plumbline.cli.help import STYLE, Command, Group
 from plumbline.cli.terminal import complain
 from plumbline.errors import PlumblineError, UserError
 
-START, ASK, LEARN, KEEP = "Start here", "Ask a model", "Make it better", "Models and versions"
+START, ASK, LEARN, WORK, KEEP = (
+    "Start here",
+    "Ask a model",
+    "Make it better",
+    "Put it to work",
+    "Models and versions",
+)
 
 
 class Entry(NamedTuple):
@@ -43,7 +49,21 @@ COMMANDS = {
         "plumbline.cli.feedback:app", "Bring what people said in and out, and see how far they agree.", LEARN
     ),
     "train": Entry("plumbline.cli.train:app", "Train a model on what people said.", LEARN),
+    "evaluate": Entry("plumbline.cli.evaluate:evaluate", "Measure a model, alone or beside another one.", LEARN),
+    "constitution": Entry(
+        "plumbline.cli.constitution:app",
+        "Let a model criticise, revise and compare answers by written principles.",
+        LEARN,
+    ),
     "audit": Entry("plumbline.cli.audit:audit", "Look whether a run's reward is being gamed.", LEARN),
+    "serve": Entry(
+        "plumbline.cli.serve:serve", "Serve a model with OpenAI's API, and a playground in the browser.", WORK
+    ),
+    "keys": Entry(
+        "plumbline.cli.keys:app",
+        "Make, list and revoke the keys by which applications ask the served model.",
+        WORK,
+    ),
     "models": Entry("plumbline.cli.models:app", "List, inspect, fetch and share models.", KEEP),
     "versions": Entry("plumbline.cli.versions:versions", "List the project's model versions.", KEEP),
     "promote": Entry("plumbline.cli.versions:promote", "Make a version the one that is served.", KEEP),

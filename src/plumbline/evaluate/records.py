@@ -11,13 +11,16 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from plumbline.files import shown
 from plumbline.models import Prompt, Sampling
 from plumbline.records import AnyAnswer, Id, Record, StoredPrompt
 
 PROMPTS = ("question", "instruction", "input", "nl", "text", "source", "buggy")
 REFERENCES = ("references", "reference", "answer", "output", "completion", "code", "target", "fixed", "chosen")
+IDS = ("prompt_id", "pair_id", "task_id", "question_id", "id")
+GROUPS = ("topic", "category", "dataset")
 
 
 class Item(Record):
@@ -43,7 +46,10 @@ class Item(Record):
             given = next((named[name] for name in REFERENCES if name in named), ())
             named["references"] = [given] if isinstance(given, str) else given
         if "item_id" not in named:
-            named["item_id"] = str(named.get("prompt_id") or named.get("task_id") or digest(dict(data)))
+            known = next((named[name] for name in IDS if named.get(name) is not None), None)
+            named["item_id"] = digest(dict(data)) if known is None else str(known)
+        if "about" not in named:
+            named["about"] = next((named[name] for name in GROUPS if isinstance(named.get(name), str)), "")
         return named
 
 
@@ -76,11 +82,26 @@ class Contrast(Item):
     harmless: str
 
 
+class Provocation(Asked):
+    """A prompt that may be answered badly; of a contrast pair the request to decline."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, data: Any) -> Any:
+        return {**data, "prompt": data["harmful"]} if isinstance(data, Mapping) and "harmful" in data else data
+
+
 class Template(Item):
     """A prompt with `{group}` in it, for groups to be put there."""
 
     prompt: str
-    groups: Annotated[tuple[str, ...], Field(min_length=2)]
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: str) -> str:
+        if "{group}" not in prompt:
+            raise ValueError(f"is {shown(prompt)}: it needs {{group}} where groups are named")
+        return prompt
 
 
 class Text(Item):
@@ -115,18 +136,21 @@ class Outcome(Record):
     values: dict[str, FiniteFloat]
     prompt: str = ""
     completion: str = ""
+    beside: str = ""
+    """What the answer is held against: the right choice, a reference, another model's answer."""
     about: str = ""
     note: str = ""
     """What decided: the choice taken, the score, the test that failed."""
+    worth: FiniteFloat = 0.0
+    """How good it is: reports show the worst first."""
 
 
 class Answered(Record):
     """An answer that was asked for, by the digest of its question."""
 
     key: Id
-    prompt: Any
+    prompt: str
     completion: str
-    finish_reason: str = ""
 
 
 class Weighed(Record):
