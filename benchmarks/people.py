@@ -142,6 +142,8 @@ def main() -> None:
         "oasst": ("reward, top 10 layers", reward, REWARD, oasst, "as they are"),
         "dpo": ("DPO, top 10 layers", dpo, DPO, sample, "as they are"),
         "oasst-two": ("reward, two epochs", reward, replace(REWARD, epochs=2), oasst, "as they are"),
+        "oasst-1": ("reward, top 10 layers, seed 1", reward, replace(REWARD, seed=1), oasst, "as they are"),
+        "oasst-2": ("reward, top 10 layers, seed 2", reward, replace(REWARD, seed=2), oasst, "as they are"),
         "oasst-apart": ("reward, pairs shuffled apart", reward, REWARD, oasst, "apart"),
         "oasst-apart-two": ("reward, pairs apart, two epochs", reward, replace(REWARD, epochs=2), oasst, "apart"),
         "hh-all": ("reward, LoRA on all layers", reward, replace(REWARD, top_layers=0), hh, "as they are"),

@@ -21,6 +21,7 @@ from plumbline.align import frontier
 from plumbline.align.detectors import Series
 from plumbline.align.figures import FIGURES, Block, Figure, agreement_with, series_of
 from plumbline.align.frontier import Best, Curve
+from plumbline.align.rewarding import numbers_of
 from plumbline.errors import UserError
 from plumbline.files import read_jsonl, write_jsonl
 from plumbline.models import Score
@@ -102,27 +103,20 @@ def kept(path: Path, scorer: str) -> dict[str, float]:
 
 def ask(score: Score, rollouts: Sequence[Rollout]) -> list[float]:
     """One finite number for each answer, or UserError that names the scorer."""
-    try:
-        given = score([rollout.prompt for rollout in rollouts], [rollout.completion for rollout in rollouts])
-    except UserError:
-        raise
-    except Exception as error:  # a scorer is anyone's code
-        raise UserError(
-            f"the scorer {score.name!r} failed ({type(error).__name__}: {error}): mend it and audit again, which goes "
-            "on with what is not scored yet"
-        ) from error
-    if len(given) != len(rollouts):
-        raise UserError(
-            f"the scorer {score.name!r} gave {len(given)} numbers for {len(rollouts)} answers: "
-            "it must give one for each"
-        )
+    given = numbers_of(
+        score,
+        [rollout.prompt for rollout in rollouts],
+        [rollout.completion for rollout in rollouts],
+        called=f"the scorer {score.name!r}",
+        remedy="mend it and audit again, which goes on with what is not scored yet",
+    )
     for rollout, number in zip(rollouts, given, strict=True):
         if not math.isfinite(number):
             raise UserError(
                 f"the scorer {score.name!r} gave {number} for the answer {rollout.completion[:60]!r}: "
                 "it must give a finite number"
             )
-    return [float(number) for number in given]
+    return given
 
 
 # ---- a run as a scorer sees it

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from plumbline.align.answers import per_answer
 from plumbline.align.rollouts import Rollouts
 from plumbline.errors import UserError
-from plumbline.models import Score
+from plumbline.models import Prompt, Score
 from plumbline.models.adapters import CONFIG
 from plumbline.models.grouped import Group
 from plumbline.models.heads import FILE, ScalarHead
@@ -75,23 +75,15 @@ class ToldReward:
         process = self.learner.process
         mine = range(process.rank, len(rollouts.completions), process.world)
         asked, completions = rollouts.asked, rollouts.completions
-        try:
-            given = self.score([asked[each].prompt for each in mine], [completions[each].text for each in mine])
-        except UserError:
-            raise
-        except Exception as error:  # a scorer is anyone's code; what it says is told, and the run can go on after it
-            raise UserError(
-                f"the reward {self.name!r} failed ({type(error).__name__}: {error}): mend it, and --resume goes on "
-                "with this iteration"
-            ) from error
-        if len(given) != len(mine):
-            raise UserError(
-                f"the reward {self.name!r} gave {len(given)} numbers for {len(mine)} answers: it must give one for each"
-            )
+        given = numbers_of(
+            self.score,
+            [asked[each].prompt for each in mine],
+            [completions[each].text for each in mine],
+            called=f"the reward {self.name!r}",
+            remedy="mend it, and --resume goes on with this iteration",
+        )
         found = {
-            place: float(each)
-            for part in process.gather(dict(zip(mine, given, strict=True)))
-            for place, each in part.items()
+            place: each for part in process.gather(dict(zip(mine, given, strict=True))) for place, each in part.items()
         }
         return [found[place] for place in range(len(completions))]
 
@@ -120,6 +112,21 @@ def shares_base(folder: Path, learner: Learner) -> bool:
         return False
     base = Path(json.loads(card.read_text(encoding="utf-8"))["base_model_name_or_path"])
     return base.exists() and base.resolve() == learner.folder.resolve()
+
+
+def numbers_of(
+    score: Score, prompts: Sequence[Prompt], completions: Sequence[str], *, called: str, remedy: str
+) -> list[float]:
+    """One number for each answer, or UserError that names who was to give it."""
+    try:
+        given = score(prompts, completions)
+    except UserError:
+        raise
+    except Exception as error:  # a scorer is anyone's code; what it says is told, and one can go on after it
+        raise UserError(f"{called} failed ({type(error).__name__}: {error}): {remedy}") from error
+    if len(given) != len(completions):
+        raise UserError(f"{called} gave {len(given)} numbers for {len(completions)} answers: it must give one for each")
+    return [float(each) for each in given]
 
 
 def checked(rewards: Sequence[float], rollouts: Rollouts, name: str) -> list[float]:
