@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from plumbline.feedback.queue import Claim
-from plumbline.feedback.store import Labeler, Submission
+from plumbline.feedback.store import Exchange, Labeler, Submission
 from plumbline.records import ComparisonSet
 
 
@@ -47,3 +47,9 @@ def said(claim: Claim, who: Labeler, key: str = "", ranks: tuple[int | None, ...
         again=claim.again,
         **fields,
     )
+
+
+def an_exchange(name: str = "x1", user_id: str = "shop/u1", **fields: Any) -> Exchange:
+    """What a served model was asked by a user of the tenant "shop"."""
+    given = {"kind": "chat", "tenant": "shop", "version": "m@1", "status": "answered", "latency_ms": 5.0, **fields}
+    return Exchange(name, user_id=user_id, **{"at": datetime(2026, 1, 1, 12, tzinfo=UTC), **given})

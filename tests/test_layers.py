@@ -33,8 +33,10 @@ HEIGHT = {area: height for height, areas in enumerate(ORDER) for area in areas}
 
 # Seconds to import each: inside functions only, and nowhere at all in what must stay free of torch.
 HEAVY = {"accelerate", "peft", "torch", "transformers"}
-TORCH_FREE = {"errors", "feedback", "files", "formats", "personal_data", "project", "records", "vectors", "web"}
+TORCH_FREE = {"errors", "feedback", "files", "formats", "guard", "personal_data", "project", "records", "serve"}
 TORCH_FREE |= {
+    "vectors",
+    "web",
     "models",  # its __init__ alone; what lies in it is named one by one
     "models.cache",
     "models.chat",

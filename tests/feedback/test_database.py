@@ -75,6 +75,9 @@ def test_an_older_database_frees_the_places_of_those_who_are_left_out(empty: str
         with store.write() as connection:  # as the first tables had it
             connection.exec_driver_sql("UPDATE comparison_set SET counted = 1")
             connection.exec_driver_sql("ALTER TABLE overlap DROP COLUMN again_share")
+            connection.exec_driver_sql("ALTER TABLE edit_event DROP COLUMN source")
+            for table in ("exchange", "api_key"):
+                connection.exec_driver_sql(f"DROP TABLE {table}")
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     with Store.open(empty) as store:
         assert store.progress() == Progress(waiting=2) and store.rebuild() == 0

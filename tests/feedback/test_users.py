@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from collecting import a_set, said
+from collecting import a_set, an_exchange, said
 from plumbline.errors import BadRecord
 from plumbline.feedback import schema
 from plumbline.feedback.queue import Overlap, Queue
@@ -114,6 +114,7 @@ def test_an_erasure_leaves_nothing_of_the_user_and_all_of_the_others(store: Stor
     store.add_rating(a_rating("OPEN", "open"), "u1")
     store.add_rating(a_rating("OPEN", "open"), "u2")
     store.add_edit("SECRET too", "a", "b", "u1")
+    store.add_exchanges([an_exchange("1", "u1", prompt="SECRET", answers=[{"text": "a"}]), an_exchange("2", "u2")])
     store.mark_seen("hash 1", ["mine", "theirs"], "reward@1")
     store.mark_seen("hash 2", ["theirs"], "reward@2")
     store.mark_seen("hash 3", [prompt_id("SECRET too")])
@@ -126,6 +127,7 @@ def test_an_erasure_leaves_nothing_of_the_user_and_all_of_the_others(store: Stor
         "ranking_event": 2,
         "rating_event": 2,
         "edit_event": 1,
+        "exchange": 1,
         "comparison_set": 1,
         "prompt": 2,
     }

@@ -141,7 +141,8 @@ def as_ranking(row: Row[Any]) -> Ranking:
         "seconds": row.seconds,
         "shown_order": row.shown_order,
     }
-    return Ranking.model_validate(data if row.user_id is None else {**data, "user_id": row.user_id})
+    more = {"user_id": row.user_id, "source": row.source}
+    return Ranking.model_validate({**data, **{name: value for name, value in more.items() if value is not None}})
 
 
 # ---- rankings from elsewhere

@@ -10,9 +10,9 @@ r"""Our records as the rows that other tools read. What reads them back is `plum
     llama-factory-kto   conversations, kto_tag       a thumb
     oasst               message_tree_id, prompt      a set as a tree: the merged ranks, and each labeler's as events
 
-Every row carries those of `set_id`, `prompt_id`, `split`, `n_votes`, `margin`, `user_id` and `labeler_id` that its kind
-of record has. A text prompt is written as one message of the user, which is the same prompt with the same id. What each
-format cannot carry, and what happens then:
+Every row carries those of `set_id`, `prompt_id`, `split`, `n_votes`, `margin`, `source`, `user_id` and `labeler_id`
+that its kind of record has. A text prompt is written as one message of the user, which is the same prompt with the same
+id. What each format cannot carry, and what happens then:
 
     format          does not carry                                  what happens
     all             fields beyond those of the record               dropped
@@ -62,12 +62,21 @@ class Format(NamedTuple):
 
 # ---- rows
 
-ABOUT: dict[str, Column] = {"set_id": "text", "prompt_id": "text", "split": "text", "n_votes": "int", "margin": "float"}
-OF_ONE: dict[str, Column] = {"prompt_id": "text", "split": "text", "user_id": "text"}
+ABOUT: dict[str, Column] = {
+    "set_id": "text",
+    "prompt_id": "text",
+    "split": "text",
+    "n_votes": "int",
+    "margin": "float",
+    "source": "text",
+}
+OF_ONE: dict[str, Column] = {"prompt_id": "text", "split": "text", "user_id": "text", "source": "text"}
 
 
 def about(record: object, columns: Iterable[str]) -> Row:
-    return {name: getattr(record, name, None) for name in columns}
+    """What a record says of itself; where it came from stands there only when that is known."""
+    said = {name: getattr(record, name, None) for name in columns}
+    return {name: value for name, value in said.items() if name != "source" or value is not None}
 
 
 def turns(prompt: str | list[Message]) -> list[Message]:
@@ -90,6 +99,7 @@ RANKING: dict[str, Column] = {
     "split": "text",
     "user_id": "text",
     "n_votes": "int",
+    "source": "text",
 }
 
 

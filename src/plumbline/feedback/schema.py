@@ -29,7 +29,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest of the migrations; together they make what stands here."""
 
 ESCAPE = "\x10"  # "data link escape": the control character that is made for this, and that no text holds
@@ -280,7 +280,48 @@ edit_event = Table(
     Column("at", Moment, nullable=False),
     Column("original", Words),
     Column("edited", Words, nullable=False),
+    Column("source", Words),  # where a served answer was edited; none for one that was imported
     sqlite_autoincrement=True,
+)
+
+# ---- what a served model was asked and answered, and who may ask it
+
+exchange = Table(
+    "exchange",
+    metadata,
+    Column("number", Number, primary_key=True),
+    Column("exchange_id", Words, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),  # chat, completion, embedding
+    Column("tenant", Words, nullable=False),  # the name of the key; nobody else finds the row
+    Column("user_id", Words, nullable=False, index=True),
+    Column("version", Words, nullable=False),
+    Column("status", Text, nullable=False),  # answered, blocked, cancelled, failed
+    Column("at", Moment, nullable=False, index=True),
+    Column("first_ms", Double),
+    Column("latency_ms", Double, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("settings", Json, nullable=False),
+    Column("prompt", Json),  # this and the answers are none where the key keeps no content
+    Column("answers", Json),
+    Column("cache_key", Text, index=True),  # of an answer that the same request of the same tenant may get again
+    sqlite_autoincrement=True,
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("key_id", Text, primary_key=True),  # the public part, which also stands in the key
+    Column("name", Words, nullable=False),  # whose it is; several keys may have one name, for a change of keys
+    Column("key_hash", Text, nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("until", Moment),
+    Column("revoked_at", Moment),
+    Column("requests_a_minute", Integer),
+    Column("tokens_a_minute", Integer),
+    Column("at_once", Integer),
+    Column("keeps_content", Boolean, nullable=False),
+    Column("at", Moment, nullable=False),
 )
 
 # ---- which data set held which set, so that an erasure can name what has seen it

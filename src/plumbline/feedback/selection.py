@@ -92,7 +92,8 @@ class Selection:
         for edit in self.store.edits(include_excluded=self.include_excluded):
             if edit.original and edit.original.strip() and edit.original != edit.edited:
                 texts = {"prompt": edit.prompt, "chosen": edit.edited, "rejected": edit.original}
-                yield Pair.model_validate({**texts, "prompt_id": edit.prompt_id, "set_id": edit.set_id})
+                of = {"prompt_id": edit.prompt_id, "set_id": edit.set_id, "source": edit.source}
+                yield Pair.model_validate({**texts, **of})
 
     def _sets(self) -> Iterator[RankedSet]:
         for _, group in groupby(self._rankings(), key=set_key):

@@ -5,11 +5,13 @@
         ann = store.add_labeler("Ann")
         claim = Queue(store).claim(ann.labeler_id)
 
-Its chapters lie beside it: `sets`, `sign_in`, `rankings`, `users`, `leaving`; what they stand on is in `database`.
+Its chapters lie beside it: `sets`, `sign_in`, `rankings`, `users`, `leaving`, `traffic`, `api_keys`; what they
+stand on is in `database`.
 """
 
 from __future__ import annotations
 
+from plumbline.feedback.api_keys import ApiKey, ApiKeys
 from plumbline.feedback.database import Clock
 from plumbline.feedback.events import point_at_current
 from plumbline.feedback.leaving import Leaving
@@ -17,14 +19,18 @@ from plumbline.feedback.places import Overlap, Progress, count_progress, overlap
 from plumbline.feedback.rankings import Exclusion, Past, Rankings, Receipt, Submission, Written
 from plumbline.feedback.sets import Added, Instruction, Ranks, Sets
 from plumbline.feedback.sign_in import Labeler, Role, SignIn
+from plumbline.feedback.traffic import Exchange, Hour, Traffic
 from plumbline.feedback.users import Edit, Erased, Users
 
 __all__ = [
     "Added",
+    "ApiKey",
     "Clock",
     "Edit",
     "Erased",
+    "Exchange",
     "Exclusion",
+    "Hour",
     "Instruction",
     "Labeler",
     "Overlap",
@@ -39,7 +45,7 @@ __all__ = [
 ]
 
 
-class Store(Sets, SignIn, Rankings, Users, Leaving):
+class Store(Sets, SignIn, Rankings, Users, Leaving, Traffic, ApiKeys):
     """All that people said, in one database."""
 
     def overlap(self) -> Overlap:

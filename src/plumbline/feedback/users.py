@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, i
 
 from plumbline.feedback import schema
 from plumbline.feedback.database import Database
-from plumbline.feedback.events import excluded_ids, stored_events
+from plumbline.feedback.events import count_people, excluded_ids, stored_events
 from plumbline.feedback.sets import STREAM, add_prompt, checked, checked_id, digest
 from plumbline.project import Project
 from plumbline.records import Demonstration, Message, Rating, parse, prompt_id
@@ -29,6 +29,7 @@ class Edit:
     user_id: str | None = None
     labeler_id: str | None = None
     set_id: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ class Users(Database):
 
     # ---- ratings
 
-    def add_rating(self, rating: Rating, user_id: str) -> None:
-        """Stores a thumb. A user's later thumb under the same answer is the one that counts."""
+    def add_rating(self, rating: Rating, user_id: str, *, once: bool = False) -> None:
+        """Stores a thumb. A user's later thumb under the same answer is the one that counts.
+
+        With `once`, the same as the user's latest adds nothing.
+        """
         data = rating.model_dump(mode="json")
         row = {
             "user_id": checked_id("`user_id`", user_id),
@@ -62,7 +66,8 @@ class Users(Database):
         digest(row["extra"])  # what it carries beside its fields can be written
         with self.write("sets") as connection:
             add_prompt(connection, rating.prompt_id, rating.prompt)
-            connection.execute(insert(schema.rating_event).values(**row, at=self.clock()))
+            if not (once and is_latest(connection, row)):
+                connection.execute(insert(schema.rating_event).values(**row, at=self.clock()))
 
     def ratings(self) -> Iterator[Rating]:
         """Each user's latest thumb under each answer, streamed; each carries its `user_id` and `at`."""
@@ -82,8 +87,16 @@ class Users(Database):
 
     # ---- edits
 
-    def add_edit(self, prompt: str | list[Message], original: str | None, edited: str, user_id: str) -> None:
-        """Stores an answer as a user would have it."""
+    def add_edit(
+        self,
+        prompt: str | list[Message],
+        original: str | None,
+        edited: str,
+        user_id: str,
+        *,
+        source: str | None = None,
+    ) -> None:
+        """Stores an answer as a user would have it. From a `source`, which may send twice, the same again adds none."""
         parse(Rating, {"prompt": prompt, "completion": edited, "label": True})  # a sound prompt and a real answer
         asked = prompt_id(prompt)
         row = {
@@ -91,10 +104,13 @@ class Users(Database):
             "prompt_id": asked,
             "original": original and checked("the original", original),
             "edited": edited,
+            "source": source,
         }
         with self.write("sets") as connection:
             add_prompt(connection, asked, prompt)
-            connection.execute(insert(schema.edit_event).values(**row, at=self.clock()))
+            same = select(schema.edit_event.c.number).filter_by(**row)
+            if source is None or connection.execute(same).first() is None:
+                connection.execute(insert(schema.edit_event).values(**row, at=self.clock()))
 
     def edits(self, *, include_excluded: bool = False) -> Iterator[Edit]:
         """Edits by users, and those that belong to labelers' current rankings, streamed."""
@@ -109,7 +125,15 @@ class Users(Database):
             by_labelers = by_labelers.where(event.labeler_id.not_in(excluded_ids()))
         with self.read() as connection:
             for row in connection.execute(by_users, execution_options=STREAM):
-                yield Edit(row.prompt_id, row.prompt, row.original, row.edited, row.at, user_id=row.user_id)
+                yield Edit(
+                    row.prompt_id,
+                    row.prompt,
+                    row.original,
+                    row.edited,
+                    row.at,
+                    user_id=row.user_id,
+                    source=row.source,
+                )
             for row in connection.execute(by_labelers, execution_options=STREAM):
                 for words, place in row.texts:
                     original = None if place is None else row.completions[place]["text"]
@@ -117,12 +141,13 @@ class Users(Database):
                     yield replace(edit, labeler_id=row.labeler_id, set_id=row.set_id)
 
     def demonstrations(self, *, include_excluded: bool = False) -> Iterator[Demonstration]:
-        """The edits as conversations to learn; each carries the `user_id` of its user."""
+        """The edits as conversations to learn; each carries the `user_id` of its user and its `source`."""
         for edit in self.edits(include_excluded=include_excluded):
             asked = [{"role": "user", "content": edit.prompt}] if isinstance(edit.prompt, str) else edit.prompt
             messages = [*asked, {"role": "assistant", "content": edit.edited}]
-            data = {"messages": messages, "prompt_id": edit.prompt_id}
-            yield Demonstration.model_validate(data if edit.user_id is None else {**data, "user_id": edit.user_id})
+            of = {"user_id": edit.user_id, "source": edit.source}
+            told = {name: value for name, value in of.items() if value is not None}
+            yield Demonstration.model_validate({"messages": messages, "prompt_id": edit.prompt_id, **told})
 
     # ---- erasing
 
@@ -150,6 +175,14 @@ class Users(Database):
             rows = delete_all_of(connection, user_id)
         self.forget()
         return Erased(rows, tuple(sorted(hashes)), trained_on(self.project, hashes, versions))
+
+
+def is_latest(connection: Connection, row: Mapping[str, Any]) -> bool:
+    """Whether that is what the user said last of the answer."""
+    rated = schema.rating_event
+    same = [rated.c[name] == row[name] for name in ("user_id", "prompt_id", "answer")]
+    last = connection.execute(select(rated).where(*same).order_by(rated.c.number.desc()).limit(1)).first()
+    return last is not None and (last.label, last.extra) == (row["label"], row["extra"])
 
 
 def of_user(table: Table, user_id: str) -> ColumnElement[bool]:
@@ -188,6 +221,7 @@ def trained_on(project: Project | None, hashes: set[str], versions: set[str]) ->
 def delete_all_of(connection: Connection, user_id: str) -> dict[str, int]:
     """Removes a user's rows, then the prompts that nobody else asked. Returns how many rows of each table went."""
     rows = {}
+    ranked = delete_as_labeler(connection, f"user:{user_id}")
     for table in (
         schema.draft,
         schema.gold,
@@ -196,9 +230,11 @@ def delete_all_of(connection: Connection, user_id: str) -> dict[str, int]:
         schema.ranking_event,
         schema.rating_event,
         schema.edit_event,
+        schema.exchange,
         schema.comparison_set,
     ):
         rows[table.name] = connection.execute(delete(table).where(of_user(table, user_id))).rowcount
+    rows["ranking_event"] += ranked
     asked = schema.prompt.c.prompt_id
     rows["prompt"] = connection.execute(
         delete(schema.prompt).where(
@@ -209,3 +245,16 @@ def delete_all_of(connection: Connection, user_id: str) -> dict[str, int]:
         )
     ).rowcount
     return rows
+
+
+def delete_as_labeler(connection: Connection, labeler_id: str) -> int:
+    """Removes what a user ranked of answers to others, and their name among the labelers; returns how many rankings."""
+    said = schema.ranking_event
+    sets = list(connection.execute(select(said.c.set_id).distinct().where(said.c.labeler_id == labeler_id)).scalars())
+    gone = 0
+    for table in (schema.draft, schema.assignment, schema.ranking_event, schema.labeler):
+        removed = connection.execute(delete(table).where(table.c.labeler_id == labeler_id)).rowcount
+        gone += removed if table is said else 0
+    for begin in range(0, len(sets), 500):
+        count_people(connection, sets[begin : begin + 500])
+    return gone

@@ -20,7 +20,9 @@ from plumbline.models.decoding import Row, fit_prompt, with_seed
 from plumbline.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from plumbline.models.q_heads import Guide
 
@@ -71,7 +73,7 @@ class Reference:
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> list[list[Completion]]:
         """For each prompt its samples; the batch is sorted by length inside, which changes no answer."""
         sampling = with_seed(sampling or Sampling())
-        groups = [self._rows(prompt, sampling, f"prompt {place}") for place, prompt in enumerate(prompts)]
+        groups = [self.rows(prompt, sampling, f"prompt {place}") for place, prompt in enumerate(prompts)]
         order = sorted(range(len(groups)), key=lambda place: len(groups[place][0].prompt))
         at_once = max(1, ROWS_AT_ONCE // sampling.n)
         for begin in range(0, len(order), at_once):
@@ -84,7 +86,7 @@ class Reference:
         sampling = with_seed(sampling or Sampling())
         if sampling.n != 1:
             raise UserError(f"n is {sampling.n}: a stream carries one answer")
-        group = self._rows(prompt, sampling, "the prompt")
+        group = self.rows(prompt, sampling, "the prompt")
         shown = ""
         for _ in self._decode([group]):
             text = group[0].text_so_far()
@@ -94,7 +96,8 @@ class Reference:
         whole = group[0].completion()
         yield Chunk(whole.text[len(shown) :], whole)
 
-    def _rows(self, prompt: Prompt, sampling: Sampling, where: str) -> list[Row]:
+    def rows(self, prompt: Prompt, sampling: Sampling, where: str) -> list[Row]:
+        """The answers to a prompt, still to be written, one for each sample."""
         ids = fit_prompt(self.tokenizer, prompt, sampling, where)
         rows = [Row(self.tokenizer, ids, sampling, number, model=self.name) for number in range(sampling.n)]
         if sampling.schema is not None or sampling.grammar is not None:
@@ -111,11 +114,11 @@ class Reference:
             return
         with self._turn, torch.inference_mode():
             begin = time.perf_counter()
-            batch = self._begin([group[0].prompt for group in groups])
+            batch = self.begin([group[0].prompt for group in groups])
             batch.repeat(len(groups[0]))
             self.speed.prompt_tokens += sum(len(group[0].prompt) for group in groups)
             rows = [row for group in groups for row in group]
-            tokens = self._push(rows, batch)
+            tokens = push(rows, batch)
             self.speed.prompt_seconds += time.perf_counter() - begin
             yield
             while going := [place for place, row in enumerate(rows) if row.finish_reason is None]:
@@ -124,20 +127,32 @@ class Reference:
                     batch.keep(going)
                     rows, tokens = [rows[place] for place in going], [tokens[place] for place in going]
                 batch.step(tokens)
-                tokens = self._push(rows, batch)
+                tokens = push(rows, batch)
                 self.speed.new_tokens += len(rows)
                 self.speed.new_seconds += time.perf_counter() - begin
                 yield
 
-    def _begin(self, prompts: Sequence[Sequence[int]]) -> Batch:
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Batch:
+        """The prompts, read."""
         if self.model.config.is_encoder_decoder:
             return Seq2SeqBatch(self.model, prompts)
         return CausalBatch(self.model, prompts, self.guide)
 
-    @staticmethod
-    def _push(rows: Sequence[Row], batch: Batch) -> list[int]:
-        logits = batch.logits.cpu().numpy()
-        return [row.push(logits[place]) for place, row in enumerate(rows)]
+    def logits(self, tokens: Sequence[int], wanted: int) -> NDArray[np.float32]:
+        """The logits (wanted, vocabulary) after each of the last `wanted` tokens; of an encoder-decoder, refused."""
+        import torch
+
+        if self.model.config.is_encoder_decoder:
+            raise UserError(f"{self.name!r} reads prompts apart from answers: its logits cannot be read over both")
+        with self._turn, torch.inference_mode():
+            logits = self.model(torch.tensor([list(tokens)], device=self.model.device)).logits[0, -wanted:]
+            return logits.float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def push(rows: Sequence[Row], batch: Batch) -> list[int]:
+    """The next token of every row, drawn from the logits of the batch."""
+    logits = batch.logits.cpu().numpy()
+    return [row.push(logits[place]) for place, row in enumerate(rows)]
 
 
 class Batch(Protocol):
@@ -188,6 +203,34 @@ class CausalBatch:
         index = torch.tensor(rows, device=self.mask.device)
         self.cache.batch_select_indices(index)
         self.mask, self.position, self.logits = self.mask[index], self.position[index], self.logits[index]
+
+    @property
+    def joins(self) -> bool:
+        """Whether other rows can join: only where every layer keeps its whole past, padded on the left."""
+        from transformers.cache_utils import DynamicLayer
+
+        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
+
+    def join(self, other: CausalBatch) -> None:
+        """Takes the rows of another batch after its own; the shorter pasts are padded on the left, and masked."""
+        import torch
+
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            mine.keys = torch.cat([_widened(mine.keys, width), _widened(theirs.keys, width)])
+            mine.values = torch.cat([_widened(mine.values, width), _widened(theirs.values, width)])
+        masks = [torch.nn.functional.pad(each.mask, (width - each.mask.shape[1], 0)) for each in (self, other)]
+        self.mask = torch.cat(masks)
+        self.position = torch.cat([self.position, other.position])
+        self.logits = torch.cat([self.logits, other.logits])
+
+    def trim(self) -> None:
+        """Drops the columns that are padding in every row, so that a batch that never ends stays narrow."""
+        padding = int(self.mask.any(0).int().argmax())
+        if padding:
+            self.mask = self.mask[:, padding:]
+            for layer in self.cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, padding:], layer.values[:, :, padding:]
 
     def step(self, tokens: Sequence[int]) -> None:
         """One more token for every row."""
@@ -266,3 +309,10 @@ class Seq2SeqBatch:
         )
         self.cache = output.past_key_values
         self.logits = output.logits[:, -1].float()
+
+
+def _widened(past: torch.Tensor, width: int) -> torch.Tensor:
+    """Keys or values (rows, heads, time, size) with zeros before them, up to that much time."""
+    import torch
+
+    return torch.nn.functional.pad(past, (0, 0, width - past.shape[2], 0))

@@ -71,7 +71,9 @@ def refuse(request: Request, status: int, sentence: str, *, wait: int | None = N
         )
         response.headers.update(headers)
         return response
-    return JSONResponse({"error": sentence, "request_id": request_id(request)}, status_code=status, headers=headers)
+    told = request.app.state.refusals(request, status, sentence)
+    plain = {"error": sentence, "request_id": request_id(request)}
+    return JSONResponse(plain if told is None else told, status_code=status, headers=headers)
 
 
 def told(fault: object) -> str:

@@ -37,6 +37,12 @@ class Limit:
         with self._lock:
             self._keep(visitor, self._checked(visitor) - 1)
 
+    def charge(self, visitor: str, amount: float) -> None:
+        """Takes what was used already, however much that is; what goes beyond is owed."""
+        with self._lock:
+            left, then = self._left.get(visitor, (float(self.burst), self.clock()))
+            self._keep(visitor, min(float(self.burst), left + (self.clock() - then) * self.rate) - amount)
+
     def check(self, visitor: str) -> None:
         """Refuses as `take` does, and takes nothing."""
         with self._lock:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import Response
 
 from plumbline.web.assets import PREFIX, Assets
@@ -28,16 +29,20 @@ def create_site(
     most_bytes: int = MOST_BYTES,
     failures: Limit | None = None,
     writes: Limit | None = None,
+    refusals: Callable[[Request, int, str], dict[str, Any] | None] = lambda request, status, sentence: None,
+    health: Callable[[], dict[str, Any]] = dict,
 ) -> FastAPI:
     """An application that signs people in and serves assets and `/health`; `folders` hold more templates and assets.
 
     Routes guard themselves by `needs(...)` from `auth`, and give pages by `app.state.pages.render(request, NAME, ...)`.
+    `refusals` says a refusal in another shape of JSON where it gives one, `health` adds to what `/health` says.
     """
     app = FastAPI(title="Plumbline", docs_url=None, redoc_url=None, openapi_url=None)
     assets = Assets([HERE / "static", *folders])
     telemetry = Telemetry()
     app.state.sessions = sessions
     app.state.telemetry = telemetry
+    app.state.refusals = refusals
     app.state.pages = Pages([HERE / "templates", *folders], assets)
     app.state.failures = failures or Limit(10, 1 / 6, "Too many sign-in links that do not exist came from here.")
     app.state.writes = writes or Limit(200, 20, "That is more than anybody can type.")
@@ -56,7 +61,7 @@ def create_site(
         return assets.get(version, name)
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
-        return telemetry.report()
+    def how_it_is() -> dict[str, Any]:
+        return {**telemetry.report(), **health()}
 
     return app

@@ -1,0 +1,19 @@
+"""At work: a server that speaks OpenAI's API, a playground, and feedback that is never lost. No torch.
+
+app.py          puts the parts below together: `create_app`, and `serve` until a signal ends it
+settings.py     what `plumb serve` can be told
+api.py          the routes of the API
+requests.py     what may be asked, in OpenAI's shapes
+replies.py      what is answered, in OpenAI's shapes
+tools.py        calls of tools by a model that only writes text
+service.py      the way of a request: key, rails, place, engine, row
+keys.py         who asks, what they may, how much
+line.py         who is next
+versions.py     which version answers; promotion while requests run
+engine.py       a model in a process of its own, watched and started anew
+worker.py       that process
+journal.py      the one thread that writes
+feedback.py     what people say of an answer
+metrics.py      what Prometheus reads
+playground.py   people who try the model
+"""

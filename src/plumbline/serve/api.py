@@ -1,0 +1,256 @@
+"""The routes of the API: read, ask the service, write. Plain functions of a request, since each reads its own body."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import suppress
+from dataclasses import replace
+from secrets import token_hex
+from time import perf_counter
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from plumbline.feedback.store import Exchange
+from plumbline.models.scripted import count_tokens
+from plumbline.serve import feedback, replies
+from plumbline.serve.keys import Caller
+from plumbline.serve.metrics import KIND
+from plumbline.serve.replies import Answered, Pieces
+from plumbline.serve.requests import ApiError, Asked, Chat, Completions, Embeddings, read
+from plumbline.serve.service import Begun, Happened, Service, Text, refusal_of
+from plumbline.serve.versions import WHATEVER
+from plumbline.web.errors import Refusal, request_id
+
+log = logging.getLogger("plumbline.serve")
+T = TypeVar("T")
+
+SLOWEST_BODY = 20.0
+"""Seconds in which a whole body must come."""
+GONE = 499
+"""The status, which nobody reads, of a request whose client went away."""
+
+
+def add_api(app: FastAPI) -> None:
+    """The routes below /v1, and /metrics."""
+    for path, route, method in (
+        ("/v1/chat/completions", chat, "POST"),
+        ("/v1/completions", completions, "POST"),
+        ("/v1/embeddings", embeddings, "POST"),
+        ("/v1/feedback", said, "POST"),
+        ("/v1/models", models, "GET"),
+        ("/v1/models/{name:path}", model, "GET"),
+        ("/metrics", metrics, "GET"),
+    ):
+        app.router.add_route(path, route, methods=[method])
+
+
+async def chat(request: Request) -> Response:
+    """An answer to a conversation."""
+    return await respond(request, Chat)
+
+
+async def completions(request: Request) -> Response:
+    """A text that goes on."""
+    return await respond(request, Completions)
+
+
+async def respond(request: Request, kind: type[Chat] | type[Completions]) -> Response:
+    service = service_of(request)
+    caller = await service.keys.caller(request, "chat")
+    body = await body_of(request)
+    asked = read(kind, body).asked(service.settings.max_tokens)
+    return await answer(request, asked, replace(caller, user=asked.user), len(body))
+
+
+async def answer(request: Request, asked: Asked, caller: Caller, size: int) -> Response:
+    """The reply to a request, whole or as a stream."""
+    events = service_of(request).answer(asked, caller, size)
+    try:
+        if not asked.stream:
+            answered: Answered = await while_there(request, last_of(events))
+            return as_json(replies.whole(answered), exchange=answered.exchange_id, cached=answered.cached)
+        # Nothing is sent before there is something to send, so that a request that fails has the status of its fault.
+        begun: Happened = await while_there(request, anext(events))
+        assert isinstance(begun, Begun), begun
+        first: Happened = await while_there(request, anext(events))
+    except ClientDisconnect:
+        return Response(status_code=GONE)
+    return StreamingResponse(
+        stream(request, asked, begun, first, events),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no", "X-Exchange-Id": begun.exchange_id},
+    )
+
+
+async def stream(
+    request: Request, asked: Asked, begun: Begun, first: Happened, events: AsyncGenerator[Happened, None]
+) -> AsyncIterator[bytes]:
+    """The events of a stream. The last ones, with the finish reasons, come when the row is on the disk."""
+    pieces = Pieces(begun.exchange_id, asked.kind, begun.version, begun.created)
+    shown = ""
+    head = pieces.first()
+    try:
+        happened: Happened = first
+        while True:
+            if isinstance(happened, Answered):
+                yield head + pieces.last(happened, [shown], usage=asked.usage)
+                return
+            assert isinstance(happened, Text), happened
+            shown += happened.text
+            yield head + pieces.text(0, happened.text)
+            head = b""
+            happened = await anext(events)
+    except Refusal as error:
+        yield replies.event(error_body(error))
+    except Exception:
+        log.exception("request %s, in the middle of a stream", request_id(request))
+        yield replies.event(replies.error(500, "Something broke on our side in the middle of the answer."))
+    finally:
+        await events.aclose()
+
+
+def error_body(error: Refusal) -> dict[str, Any]:
+    return replies.error(
+        error.status, error.sentence, param=getattr(error, "param", None), code=getattr(error, "code", None)
+    )
+
+
+async def last_of(events: AsyncGenerator[Happened, None]) -> Answered:
+    steps = [happened async for happened in events]
+    assert isinstance(steps[-1], Answered), steps
+    return steps[-1]
+
+
+async def while_there(request: Request, work: Awaitable[T]) -> T:
+    """The work's result; where the client goes away before, the work is cancelled and it is `ClientDisconnect`."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(until_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def body_of(request: Request) -> bytes:
+    """The whole body, if it comes in time."""
+    try:
+        async with asyncio.timeout(SLOWEST_BODY):
+            return await request.body()
+    except TimeoutError:
+        said = f"The body did not come within {SLOWEST_BODY:g} s: send it at once."
+        raise ApiError(408, said, code="timeout") from None
+
+
+# ---- the rest
+
+
+async def embeddings(request: Request) -> Response:
+    """A vector for each text."""
+    service = service_of(request)
+    caller = await service.keys.caller(request, "chat")
+    body = await body_of(request)
+    asked = read(Embeddings, body)
+    caller, texts, at, begun = (
+        replace(caller, user=asked.user or ""),
+        asked.texts(),
+        service.store.clock(),
+        perf_counter(),
+    )
+    exchange_id = f"embd-{token_hex(12)}"
+    try:
+        with service.keys.admitted(caller.key):
+            engine = await service.versions.embedder(asked.model)
+            async with service.line.place(caller.tenant, 1, len(body)):
+                deadline = asyncio.get_running_loop().time() + service.settings.limit
+                piece = await engine.whole({"do": "embed", "texts": texts}, deadline)
+    except Exception as error:
+        raise refusal_of(error, service.settings) from error
+    vectors, tokens = piece["done"], sum(map(count_tokens, texts))
+    if asked.dimensions not in (None, len(vectors[0])):
+        raise ApiError(400, f"`dimensions` must be {len(vectors[0])} or left out.", param="dimensions")
+    await service.journal.write(
+        Exchange(
+            exchange_id=exchange_id,
+            kind="embedding",
+            tenant=caller.tenant,
+            user_id=caller.user_id,
+            version=engine.name,
+            status="answered",
+            at=at,
+            latency_ms=round(1000 * (perf_counter() - begun), 3),
+            prompt_tokens=tokens,
+            prompt={"texts": texts} if caller.key.keeps_content else None,
+        )
+    )
+    service.keys.charge(caller.key, tokens)
+    service.metrics.add("plumbline_requests_total", kind="embedding", version=engine.name, status="answered")
+    return as_json(replies.embedding_list(vectors, engine.name, asked.encoding_format, tokens), exchange=exchange_id)
+
+
+async def said(request: Request) -> Response:
+    """What somebody says of an answer."""
+    service = service_of(request)
+    caller = await service.keys.caller(request, "feedback")
+    given = read(feedback.Said, await body_of(request))
+    return as_json(await feedback.take(service, caller, given))
+
+
+async def models(request: Request) -> Response:
+    """What is served."""
+    service = service_of(request)
+    await service.keys.caller(request, "chat")
+    return as_json({"object": "list", "data": served(service)})
+
+
+async def model(request: Request) -> Response:
+    """One of them."""
+    service = service_of(request)
+    await service.keys.caller(request, "chat")
+    name = request.path_params["name"]
+    for each in served(service):
+        if each["id"] == name:
+            return as_json(each)
+    raise ApiError(404, f"The model {name!r} is not served here.", param="model", code="model_not_found")
+
+
+def served(service: Service) -> list[dict[str, Any]]:
+    names = dict.fromkeys([WHATEVER, *(engine.name for engine in service.versions.engines())])
+    return [{"id": name, "object": "model", "created": 0, "owned_by": "plumbline"} for name in names]
+
+
+async def metrics(request: Request) -> Response:
+    """Counts for Prometheus."""
+    service = service_of(request)
+    await service.keys.caller(request, "manage")
+    return Response(service.metrics.text(), media_type=KIND)
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def as_json(value: dict[str, Any], *, exchange: str = "", cached: bool = False) -> Response:
+    headers = {"X-Exchange-Id": exchange} if exchange else {}
+    if cached:
+        headers["X-Cache"] = "hit"
+    content = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Response(content, media_type="application/json", headers=headers)
