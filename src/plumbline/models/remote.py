@@ -71,17 +71,37 @@ class RemoteChat:
     def __call__(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> list[list[Completion]]:
         """For each prompt its samples, in order; a few requests are under way at once."""
         sampling = sampling or Sampling()
-        share = sampling if self._dialect.many else replace(sampling, n=1)
-        copies = sampling.n // share.n
-        jobs = [prompt for prompt in prompts for _ in range(copies)]
-        for prompt in prompts:
-            self._dialect.request(prompt, share)  # what cannot be asked is refused before anything is sent
+        share, jobs = self._jobs(prompts, sampling)
         begin = time.perf_counter()
         replies = _ask_all(lambda prompt: self._ask(prompt, share), jobs, self._at_once)
         self.speed.new_seconds += time.perf_counter() - begin
         self.speed.new_tokens += sum(reply.new_tokens for reply in replies)
         answers = [completion for reply in replies for completion in reply.completions]
         return [answers[begin : begin + sampling.n] for begin in range(0, len(answers), sampling.n)]
+
+    def each(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> Iterator[list[Completion]]:
+        """For each prompt its samples, in order, as soon as they are there.
+
+        A failure is raised in its turn: all before it have been given, so a caller who keeps them loses nothing.
+        """
+        sampling = sampling or Sampling()
+        share, jobs = self._jobs(prompts, sampling)
+        futures, left = _begin_all(lambda prompt: self._ask(prompt, share), jobs, self._at_once)
+        copies = sampling.n // share.n
+        try:
+            for place in range(0, len(futures), copies):
+                replies = [future.result() for future in futures[place : place + copies]]
+                self.speed.new_tokens += sum(reply.new_tokens for reply in replies)
+                yield [completion for reply in replies for completion in reply.completions]
+        finally:
+            left.clear()
+
+    def _jobs(self, prompts: Sequence[Prompt], sampling: Sampling) -> tuple[Sampling, list[Prompt]]:
+        """What each request draws, and the requests' prompts; what cannot be asked is refused before any is sent."""
+        share = sampling if self._dialect.many else replace(sampling, n=1)
+        for prompt in prompts:
+            self._dialect.request(prompt, share)
+        return share, [prompt for prompt in prompts for _ in range(sampling.n // share.n)]
 
     def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Iterator[Chunk]:
         """The answer in pieces as it arrives; the last piece carries the whole."""
@@ -199,7 +219,20 @@ class RemoteEmbed:
 
 
 def _ask_all(ask: Callable[[_A], _B], jobs: Sequence[_A], at_once: int) -> list[_B]:
-    """What came of each job, in order. The first failure is raised at once, and jobs not yet begun are dropped.
+    """What came of each job, in order. The first failure is raised at once, and jobs not yet begun are dropped."""
+    futures, left = _begin_all(ask, jobs, at_once)
+    try:
+        for done in wait(futures, return_when=FIRST_EXCEPTION).done:
+            done.result()
+        return [future.result() for future in futures]
+    finally:
+        left.clear()
+
+
+def _begin_all(
+    ask: Callable[[_A], _B], jobs: Sequence[_A], at_once: int
+) -> tuple[list[Future[_B]], deque[tuple[_A, Future[_B]]]]:
+    """What will come of each job, in order, and the jobs that are not begun yet, which can be dropped.
 
     The threads are daemons: neither a failure nor an interrupt waits for answers that are still being written.
     """
@@ -219,9 +252,4 @@ def _ask_all(ask: Callable[[_A], _B], jobs: Sequence[_A], at_once: int) -> list[
 
     for _ in range(min(at_once, len(jobs))):
         threading.Thread(target=work, daemon=True).start()
-    try:
-        for done in wait(futures, return_when=FIRST_EXCEPTION).done:
-            done.result()
-        return [future.result() for future in futures]
-    finally:
-        left.clear()
+    return futures, left
