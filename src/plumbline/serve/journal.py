@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from plumbline.errors import UserError
 from plumbline.feedback.store import Exchange, Store
 from plumbline.web.errors import Refusal
 
@@ -95,7 +96,8 @@ class Journal:
                 for entry in entries:
                     self._write([entry])
                 return
-            log.error("an exchange cannot be stored: %s", failed)
+            why = failed if isinstance(failed, UserError) else type(failed).__name__  # whose words repeat the row
+            log.error("an exchange cannot be stored: %s", why)
             error = failed
             self.lost += entries[0].done is None
         waiting = [entry for entry in entries if entry.done is not None]

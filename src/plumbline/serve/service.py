@@ -113,7 +113,7 @@ class Draft:
             settings={**sampling, **{name: value for name, value in more.items() if said(value)}},
             prompt=(prompts[0] if len(prompts) == 1 else prompts) if keeps else None,
             answers=(answers or ([{"text": self.text}] if self.text else [])) if keeps else None,
-            cache_key=self.cache_key if keeps and status == "answered" else None,
+            cache_key=self.cache_key if keeps and status == "answered" and not self.cached else None,
         )
 
 
@@ -143,8 +143,9 @@ class Service:
                     async for happened in steps:
                         if isinstance(happened, Text):
                             draft.text += happened.text
+                        elif isinstance(happened, Answered):
+                            status = "answered"
                         yield happened
-                status = "answered"
         except Blocked as error:
             status, draft.fault = "blocked", str(error)
             draft.verdicts.append(error.verdict)
