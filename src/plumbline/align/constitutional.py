@@ -51,7 +51,7 @@ class Config:
     shots: int = 3
     """Worked examples that a critic or a judge is shown before each case."""
     full: bool = False
-    """Have a local critic revise from the answer and its critique, as an endpoint does; a small one copies from both."""
+    """Have a local critic revise from answer and critique, as an endpoint does; a small one copies from both."""
     max_new_tokens: int = 160
     """Most tokens of an answer, a critique and a revision."""
     temperature: float = 0.7
