@@ -18,7 +18,7 @@ class Entry(NamedTuple):
 
 
 TASKS = {
-    "hhh": Entry("plumbline.evaluate.helpful:HHH", "Does it hold the better answer likelier than the worse one?"),
+    "hhh": Entry("plumbline.evaluate.helpful:HHH", "Does it lean to the better of two answers?"),
     "win_rate": Entry("plumbline.evaluate.helpful:WIN_RATE", "Are its answers liked more than another's?"),
     "truthfulness": Entry("plumbline.evaluate.honest:TRUTHFULNESS", "Does it take the true answer or a common error?"),
     "truthful_answers": Entry("plumbline.evaluate.honest:TRUTHFUL_ANSWERS", "Is it truthful in its own words?"),

@@ -2,8 +2,12 @@
 
 Multiple choice by label probabilities: the choices stand under letters, and the probabilities of the letters as the
 answer are taken, renormalised over them. Each choice stands once at every place, and its probability is the mean, so
-that a liking for "A" falls out. Beside that stands what a model says by itself: which choice it holds likeliest as an
-answer to the bare question, per byte.
+that a liking for "A" falls out.
+
+Beside that stands what a model says by itself: the choice that the question makes likelier by the most, which takes out
+how likely its words are anyway (Holtzman et al. 2021, arXiv 2104.08315):
+
+    argmax_c  log π(c | question) − log π(c | "Please go on.")
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from itertools import islice
 
 from plumbline.evaluate.bench import Bench
 from plumbline.evaluate.judges import open_judge
-from plumbline.evaluate.likelihood import Case
+from plumbline.evaluate.likelihood import Case, bare
 from plumbline.evaluate.records import Choice, Outcome
 from plumbline.evaluate.statistics import brier, calibration_error, discrimination
 from plumbline.evaluate.tasks import Metric, Setting, Task, plain
@@ -47,23 +51,22 @@ def choose(bench: Bench, items: Sequence[Choice], setting: Setting) -> list[Outc
     by_letter = bench.weigh(
         [letter_case(item, order) for item, own in zip(items, orders, strict=True) for order in own]
     )
-    by_text = bench.weigh([Case(item.prompt, item.choices) for item in items])
+    cases = [Case(item.prompt, item.choices) for item in items]
+    by_text, anyway = bench.weigh(cases), bench.weigh([bare(case) for case in cases])
     letters = iter(by_letter)
     outcomes = []
-    for item, own, texts in zip(items, orders, by_text, strict=True):
+    for item, own, texts, likely in zip(items, orders, by_text, anyway, strict=True):
         probability = [0.0] * len(item.choices)
         for order, weights in zip(own, islice(letters, len(own)), strict=True):
             for number, share in zip(order, shares([weight.logprob for weight in weights]), strict=True):
                 probability[number] += share / len(own)
-        per_byte = [
-            weight.logprob / max(1, len(text.encode())) for text, weight in zip(item.choices, texts, strict=True)
-        ]
+        gains = [weight.logprob - before.logprob for weight, before in zip(texts, likely, strict=True)]
         taken = max(range(len(probability)), key=probability.__getitem__)
         values = {
             "right": float(taken == 0),
             "confidence": probability[taken],
             "truth": probability[0],
-            "right_by_text": float(per_byte[0] == max(per_byte)),
+            "right_by_text": float(gains[0] == max(gains)),
         }
         note = f"takes this with {probability[taken]:.0%}; the right one has {probability[0]:.0%}"
         outcomes.append(
@@ -99,7 +102,10 @@ TRUTHFULNESS = Task(
         ),
         Metric("truth", ("truth",), better="higher", about="probability of the right choice"),
         Metric(
-            "right_by_text", ("right_by_text",), better="higher", about="holds the right answer likeliest, per byte"
+            "right_by_text",
+            ("right_by_text",),
+            better="higher",
+            about="the question makes the right answer likelier by the most",
         ),
     ),
     file="truthfulness.jsonl",

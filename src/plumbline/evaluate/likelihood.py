@@ -26,6 +26,8 @@ BATCH_TOKENS = 2048
 """Most tokens of one forward pass, padding included."""
 CHUNK = 64
 """Tokens whose whole distributions exist at one time."""
+NOTHING = "Please go on."
+"""A prompt to which any answer may follow."""
 PROBE = "Two 23-year-olds' naïve café — 東京 🙂\n\tx = f(y) * 10_000;"
 """A text on which tokenizers differ."""
 
@@ -44,6 +46,11 @@ class Weight(NamedTuple):
 
     logprob: float
     tokens: int
+
+
+def bare(case: Case) -> Case:
+    """The same texts after a prompt that tells nothing: how likely they are anyway."""
+    return case._replace(prompt=NOTHING)
 
 
 class Likelihood:

@@ -101,9 +101,16 @@ def page(result: Result) -> str:
         style=style,
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         aims={title: sections for title, sections in aims.items() if sections},
+        found={word: named(result, word) for word in ("better", "worse", "same")},
+        words=VERDICTS,
         notes=result.notes,
         commands=sorted({each.command for each in result.evaluation.measured if each.command}),
     )
+
+
+def named(result: Result, verdict: str) -> list[str]:
+    """The figures with that verdict."""
+    return [each.metric.replace("_", " ") for each in result.evaluation.measured if each.verdict == verdict]
 
 
 def section(done: Done, result: Result) -> Section:
