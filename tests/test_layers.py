@@ -23,6 +23,8 @@ ORDER = (
     ("files",),
     ("records",),
     ("formats", "personal_data", "project"),
+    ("lineage", "promotion"),
+    ("card", "transparency"),
     ("models", "vectors", "web"),
     ("training",),
     ("agents", "align", "compress", "decode", "evaluate", "feedback", "guard", "rag"),

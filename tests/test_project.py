@@ -80,7 +80,7 @@ def test_no_project_is_said(tmp_path: Path) -> None:
         (b'modle = "m"', "has `modle`, which is no setting: is `model` meant?"),
         (
             b"[serve]\nport = 1",
-            "has `serve`, which is no setting: there are `model`, `embedder`, `criterion`, `database`",
+            "has `serve`, which is no setting: there are `model`, `embedder`, `criterion`, `database`, `guarded`",
         ),
         (b"model = 5", "sets `model` to 5: it must be text in quotes"),
         (b"model = ", "is not TOML: Invalid value (at end of document)"),
@@ -309,6 +309,41 @@ def test_promotions_can_be_undone_one_by_one(project: Project) -> None:
     assert in_force == ["policy@3", "policy@1", None]
     with pytest.raises(BadProject, match="nothing is promoted, so there is nothing to go back from"):
         project.rollback()
+
+
+def test_every_promotion_and_every_rollback_is_kept_with_who_and_why(project: Project) -> None:
+    record(project, "policy", 2)
+    project.promote("policy@1", by="ann")
+    project.promote("policy@2", by="bob", why="a demo", overrode=["toxicity is worse"])
+    project.rollback(by="eve", why="it swears")
+    project.rollback()
+    told = [(each.version, each.by, each.why, each.overrode, each.undoes) for each in project.promotions()]
+    assert told == [
+        ("policy@1", "ann", "", (), ""),
+        ("policy@2", "bob", "a demo", ("toxicity is worse",), ""),
+        ("policy@1", "eve", "it swears", (), "policy@2"),
+        ("", "", "", (), "policy@1"),
+    ]
+    assert project.promoted() is None
+    assert project.promote("policy@2") == project.promoted()
+    assert project.rollback() is None
+
+
+def test_of_two_who_promote_at_once_one_is_told(project: Project) -> None:
+    record(project, "policy", 3)
+    project.promote("policy@1")
+    project.promote("policy@2", instead_of="policy@1")
+    with pytest.raises(BadProject, match="'policy@3' is not promoted: .* meanwhile 'policy@2' is in force"):
+        project.promote("policy@3", instead_of="policy@1")
+    with pytest.raises(BadProject, match="held against 'nothing'"):
+        project.promote("policy@3", instead_of=None)
+    assert project.promoted() == project.version("policy@2")
+
+
+def test_a_pointer_of_an_earlier_version_is_read(project: Project) -> None:
+    record(project, "policy")
+    (project.folder / "promoted.json").write_text('{"history": [{"version": "policy@1", "at": "2026-01-01"}]}')
+    assert project.promoted() == project.version("policy@1")
 
 
 def test_a_promotion_that_fails_changes_nothing(project: Project) -> None:

@@ -22,7 +22,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cached_property
@@ -52,6 +52,8 @@ class Config:
     """What makes one answer better than another, in a sentence that labelers and reports show."""
     database: str = ""
     """The URL of the database that keeps what people say; `plumb.db` in this folder unless it is named."""
+    guarded: tuple[str, ...] = ()
+    """Tasks on which a version must not be worse than the promoted one: a task, or task:metric."""
 
 
 NEW_SETTINGS = """\
@@ -68,7 +70,33 @@ criterion = ""
 
 # The URL of the database that keeps what people say; plumb.db in this folder unless it is named.
 database = ""
+
+# Tasks of `plumb evaluate` on which a version must not be worse than the promoted one, for example
+# ["refusal", "toxicity", "hhh:better"]. A version that is worse, or was not compared, is not promoted.
+guarded = []
 """
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A line of promoted.json: a version was put in force, or the last promotion was undone."""
+
+    version: str
+    """What is in force since; "" where nothing is."""
+    at: str
+    """When, in UTC."""
+    by: str = ""
+    """Who did it."""
+    why: str = ""
+    """The reason that was given."""
+    overrode: tuple[str, ...] = ()
+    """What spoke against it, where it was forced."""
+    undoes: str = ""
+    """The version whose promotion this undoes."""
+
+
+ANYTHING = "*"
+"""For `promote`: whatever is in force."""
 
 
 @dataclass(frozen=True)
@@ -236,26 +264,41 @@ class Project:
 
     def promoted(self) -> Version | None:
         """The version in force, None when none is."""
-        history = self._promotions()
-        return self._kept(history[-1]["version"]) if history else None
+        standing = in_force(self.promotions())
+        return self._kept(standing[-1]) if standing else None
 
-    def promote(self, ref: str) -> Version:
-        """Puts a version in force; what was in force before comes back with `rollback`."""
+    def promote(
+        self, ref: str, *, instead_of: str | None = ANYTHING, by: str = "", why: str = "", overrode: Iterable[str] = ()
+    ) -> Version:
+        """Puts a version in force; what was in force before comes back with `rollback`.
+
+        With `instead_of`, only where that version (None: no version) is still in force: of two who decide at once, one
+        wins and the other is told.
+        """
         version = self.version(ref)
         with alone_in(self.models):
-            history = self._promotions()
-            if not history or history[-1]["version"] != version.ref:
-                self._write_promotions([*history, {"version": version.ref, "at": now()}])
+            log = self.promotions()
+            standing = in_force(log)
+            now_in_force = standing[-1] if standing else None
+            if instead_of not in (ANYTHING, now_in_force):
+                raise BadProject(
+                    f"{version.ref!r} is not promoted: it was held against {instead_of or 'nothing'!r}, and meanwhile "
+                    f"{now_in_force or 'nothing'!r} is in force; look at that, then promote again"
+                )
+            if now_in_force != version.ref:
+                self._write_promotions([*log, Promotion(version.ref, now(), by, why, tuple(overrode))])
         return version
 
-    def rollback(self) -> Version | None:
+    def rollback(self, *, by: str = "", why: str = "") -> Version | None:
         """Undoes the last promotion; returns the version that is in force again, None when it was the first."""
         with alone_in(self.models):
-            history = self._promotions()
-            if not history:
+            log = self.promotions()
+            standing = in_force(log)
+            if not standing:
                 raise BadProject("nothing is promoted, so there is nothing to go back from")
-            before = self._kept(history[-2]["version"]) if len(history) > 1 else None
-            self._write_promotions(history[:-1])
+            before = self._kept(standing[-2]) if len(standing) > 1 else None
+            ref = before.ref if before else ""
+            self._write_promotions([*log, Promotion(ref, now(), by, why, undoes=standing[-1])])
         return before
 
     def _kept(self, ref: str) -> Version:
@@ -265,19 +308,34 @@ class Project:
                 return version
         raise BadProject(f"{ref!r} was promoted and is gone from {str(self.models)!r}: put it back or promote another")
 
-    def _promotions(self) -> list[dict[str, str]]:
+    def promotions(self) -> list[Promotion]:
+        """All that was ever put in force or undone, the last one last."""
         path = self.folder / PROMOTIONS
         try:
             history = json.loads(path.read_text(encoding="utf-8"))["history"] if path.exists() else []
-            return [{"version": str(each["version"]), "at": str(each["at"])} for each in history]
-        except (ValueError, KeyError, TypeError) as error:
+            return [
+                Promotion(**{**each, "version": str(each["version"]), "overrode": tuple(each.get("overrode", ()))})
+                for each in history
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadProject(
                 f"{str(path)!r} is damaged ({error!r}): mend it, or remove it and promote again"
             ) from error
 
-    def _write_promotions(self, history: list[dict[str, str]]) -> None:
+    def _write_promotions(self, log: list[Promotion]) -> None:
         with replaced(self.folder / PROMOTIONS) as file:
-            file.write(json.dumps({"history": history}, indent=2).encode() + b"\n")
+            file.write(json.dumps({"history": [asdict(each) for each in log]}, indent=2).encode() + b"\n")
+
+
+def in_force(log: Iterable[Promotion]) -> list[str]:
+    """The versions whose promotion was not undone, the one in force last."""
+    standing: list[str] = []
+    for each in log:
+        if each.undoes:
+            standing.pop()
+        else:
+            standing.append(each.version)
+    return standing
 
 
 def cache_folder() -> Path:
@@ -303,8 +361,12 @@ def read_config(path: Path) -> Config:
             near = get_close_matches(key, known, 1)
             hint = f"is `{near[0]}` meant?" if near else f"there are {', '.join(f'`{name}`' for name in known)}"
             raise BadProject(f"{str(path)!r} has `{key}`, which is no setting: {hint}")
-        if not isinstance(value, str):
+        listed = isinstance(getattr(Config, key), tuple)
+        if listed and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            raise BadProject(f"{str(path)!r} sets `{key}` to {value!r}: it must be a list of texts in quotes")
+        if not listed and not isinstance(value, str):
             raise BadProject(f"{str(path)!r} sets `{key}` to {value!r}: it must be text in quotes")
+        settings[key] = tuple(value) if listed else value
     return Config(**settings)
 
 

@@ -65,9 +65,13 @@ COMMANDS = {
         WORK,
     ),
     "models": Entry("plumbline.cli.models:app", "List, inspect, fetch and share models.", KEEP),
+    "status": Entry("plumbline.cli.status:status", "Show where the circle stands, with today's counts.", START),
     "versions": Entry("plumbline.cli.versions:versions", "List the project's model versions.", KEEP),
     "promote": Entry("plumbline.cli.versions:promote", "Make a version the one that is served.", KEEP),
     "rollback": Entry("plumbline.cli.versions:rollback", "Go back to the version promoted before.", KEEP),
+    "lineage": Entry(
+        "plumbline.cli.versions:lineage", "Show what a version was made of, down to the rows of its data.", KEEP
+    ),
     "backup": Entry(
         "plumbline.cli.backup:backup", "Copy all that people said into one file, also while they go on.", KEEP
     ),
