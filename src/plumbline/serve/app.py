@@ -26,7 +26,7 @@ from plumbline.feedback.room.app import StoredSessions
 from plumbline.feedback.store import Store
 from plumbline.guard.rails import make_guards
 from plumbline.project import Project
-from plumbline.serve import replies
+from plumbline.serve import playground, replies
 from plumbline.serve.api import add_api, error_body
 from plumbline.serve.journal import Journal
 from plumbline.serve.keys import HERE, Keys
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("plumbline.serve")
 
-ROLES = ("labeler", "manager")
 DRAIN = 30
 """Seconds that what runs gets to end after a signal."""
 FIRST_WORD = 20.0
@@ -133,7 +132,7 @@ def create_app(service: Service) -> FastAPI:
 
     app = create_site(
         StoredSessions(service.store),
-        roles=ROLES,
+        roles=playground.ROLES,
         folders=[Path(__file__).parent],
         refusals=replies.error_of,
         health=health,
@@ -144,9 +143,11 @@ def create_app(service: Service) -> FastAPI:
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError), error
         headers = {} if error.wait is None else {"Retry-After": str(error.wait)}
-        return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+        body = error_body(error) if request.url.path.startswith("/v1") else {"error": error.sentence}
+        return JSONResponse(body, status_code=error.status, headers=headers)
 
     add_api(app)
+    app.include_router(playground.router)
     return app
 
 

@@ -51,6 +51,11 @@ class Versions:
         assert self._primary is not None, "start() comes first"
         return self._primary
 
+    @property
+    def canary(self) -> Engine | None:
+        """The engine of the second version, if there is one."""
+        return self._canary
+
     def engines(self) -> list[Engine]:
         """Those that are loaded."""
         return [engine for engine in (self._primary, self._canary, self._embedder) if engine is not None]
