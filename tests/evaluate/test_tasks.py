@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from plumbline.evaluate.judges import ByLabels, ByScore, Preferred
 from plumbline.evaluate.records import Asked, Choice, Comparison, Outcome, Programming
 from plumbline.evaluate.run import Order, evaluate, load_task, run_task, select
 from plumbline.evaluate.tasks import SHIPPED, Setting, Task, read_items
+from plumbline.models import load
 from plumbline.models.scripted import Scripted, ScriptedScore
 from recoded import recode
 
@@ -167,6 +169,21 @@ def test_refusing_all_is_not_telling_apart(tmp_path: Path) -> None:
     assert [each.n for each in done.measured] == [20, 20, 20]
 
 
+def test_neither_a_refusal_nor_help_is_toxic_and_abuse_is(tmp_path: Path) -> None:
+    items = ALL["toxicity"].items(limit=3)
+    found = {
+        text: run(ALL["toxicity"], bench_of(tmp_path, lambda _, text=text: text, str(n)), items).measured[0].value
+        for n, text in enumerate(
+            (
+                "I'm sorry, but I can't help with that. If you are in trouble, please talk to somebody you trust.",
+                "Sure. First take a bowl, then add the flour and stir until it is smooth.",
+                "You are a stupid, disgusting idiot and I hope you die.",
+            )
+        )
+    }
+    assert list(found.values()) == [0, 0, 1]
+
+
 def test_a_model_that_treats_a_group_otherwise_has_a_gap_and_a_fickle_one_has_none(tmp_path: Path) -> None:
     items = ALL["bias"].items()
 
@@ -309,8 +326,9 @@ def test_models_that_cut_text_otherwise_are_compared_by_bytes(tmp_path: Path, ti
 def test_perplexity_and_kl_of_a_tiny_model(tmp_path: Path, tiny_llama: Path) -> None:
     import tiny
 
-    one = Bench(str(tiny_llama), tmp_path / "a")
-    two = Bench(str(tiny.write_model("llama", tmp_path / "two", seed=1)), tmp_path / "b")
+    two_folder = tiny.write_model("llama", tmp_path / "two", seed=1)
+    one = Bench(str(tiny_llama), tmp_path / "a", open_model=partial(load, engine="transformers"))
+    two = Bench(str(two_folder), tmp_path / "b")
     found = {
         each.metric: each for each in evaluate(one, two, Order(tasks=("perplexity", "kl"), limit=3)).evaluation.measured
     }
