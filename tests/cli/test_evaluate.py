@@ -106,14 +106,16 @@ def test_what_cannot_be_done_is_said_before_anything_is_asked(
 
 def test_people_compare_two_models_without_knowing_which_is_which(plumb: Plumb, tmp_path: Path) -> None:
     project = Project.create(tmp_path)
-    prompts = {f"Say {number}.": number for number in range(6)}
+    prompts = {f"Say {number}.": number for number in range(24)}
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": each}) + "\n" for each in prompts))
     old = write_script(tmp_path / "old.jsonl", {each: [f"old {number}"] for each, number in prompts.items()})
     new = write_script(tmp_path / "new.jsonl", {each: [f"new {number}"] for each, number in prompts.items()})
     command = ("evaluate", new, "--against", old, "--people", "--data", "people=prompts.jsonl")
     first = plumb(*command)
     assert first.exit_code == 0, first.stderr
-    assert "6 sets are in the ranking room, 6 of them new" in first.stderr and "0 of 6 sets are ranked" in first.stderr
+    assert (
+        "24 sets are in the ranking room, 24 of them new" in first.stderr and "0 of 24 sets are ranked" in first.stderr
+    )
     orders = set()
     with Store.open(project) as store:
         ann = store.add_labeler("ann")
@@ -132,6 +134,6 @@ def test_people_compare_two_models_without_knowing_which_is_which(plumb: Plumb, 
             )
     assert orders == {(0, 1), (1, 0)}  # who stands first is shuffled
     second = plumb(*command, "--json")
-    assert "6 sets are in the ranking room, 0 of them new" in second.stderr and "6 of 6 sets" in second.stderr
+    assert "24 sets are in the ranking room, 0 of them new" in second.stderr and "24 of 24 sets" in second.stderr
     (measured,) = json.loads(second.stdout)["measured"]
-    assert (measured["task"], measured["value"], measured["n"]) == ("people", 1, 6)
+    assert (measured["task"], measured["value"], measured["n"]) == ("people", 1, 24)

@@ -51,6 +51,14 @@ def test_a_share_has_wilsons_interval_and_a_mean_the_bootstraps() -> None:
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
+def test_few_items_reach_further_out() -> None:
+    # t of 9 degrees is -2.262, times √(10/9) -2.385, of which the normal distribution leaves .0085
+    assert statistics.tail(10) == pytest.approx(0.0085, abs=1e-4)
+    assert statistics.tail(10_000) == pytest.approx(0.025, abs=1e-4)
+    one = measure(mean, column(0.3))
+    assert (one.value, one.low, one.high) == (0.3, 0.3, 0.3)
+
+
 def test_the_same_items_have_the_same_interval() -> None:
     rows = np.random.default_rng(0).normal(size=(30, 1))
     assert measure(mean, rows, "a") == measure(mean, rows, "a") != measure(mean, rows, "b")
