@@ -72,6 +72,7 @@ COMMANDS = {
     "lineage": Entry(
         "plumbline.cli.versions:lineage", "Show what a version was made of, down to the rows of its data.", KEEP
     ),
+    "report": Entry("plumbline.cli.report:report", "Write a version's model card from what is on record.", KEEP),
     "backup": Entry(
         "plumbline.cli.backup:backup", "Copy all that people said into one file, also while they go on.", KEEP
     ),
