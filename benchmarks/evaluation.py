@@ -24,11 +24,13 @@ from measure import table, write_section
 from plumbline.evaluate import TASKS
 from plumbline.evaluate.bench import Bench
 from plumbline.evaluate.judges import PREFERENCE, ByLabels, open_judge
-from plumbline.evaluate.run import JUDGE, Order, evaluate
+from plumbline.evaluate.run import JUDGE, Order, evaluate, load_task
 from plumbline.evaluate.statistics import at_equal_length, compare, judge_figures, mean, measure
 from plumbline.evaluate.tasks import read_items
 from plumbline.evaluate.text import corpus_bleu, exact_match
 
+PAIRS = 60
+"""Of a data set, for the judge."""
 RUNS = 1000
 """Pairs of equal models for each number of items."""
 LEADERBOARD = {"text_davinci_001": 20.57, "phi-2": 29.82}
@@ -136,12 +138,10 @@ def judge(data: Path) -> None:
         "hh_rlhf_harmless": [
             (each.prompt, each.chosen, each.rejected)  # type: ignore[attr-defined]
             for each in read_items(data / "hh_rlhf_harmless" / "pairs.jsonl", Comparison)
-        ][:200]
+        ][:PAIRS]
     }
-    shipped = read_items(
-        Path(sys.modules["plumbline.evaluate"].__file__ or "").parent / "items" / "hhh.jsonl", Comparison
-    )
-    pairs["our own hhh items"] = [(each.prompt, each.chosen, each.rejected) for each in shipped]  # type: ignore[attr-defined]
+    shipped = load_task("hhh").items()
+    pairs["our own hhh items"] = [(each.prompt, each.chosen, each.rejected) for each in shipped]
     rows = []
     for name, cases in pairs.items():
         said = prefer(*(list(each) for each in zip(*cases, strict=True)))

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+import tiny
 from cli.conftest import write_script
 from plumbline.evaluate.contrast import contrast_pairs
 from plumbline.feedback.queue import Queue
 from plumbline.feedback.store import Store, Submission
 from plumbline.project import Project
+from plumbline.promotion import hold_against
 
 Plumb = Callable[..., Result]
 NO, YES = "I'm sorry, but I can't help with that.", "Sure. First take a bowl, then add the flour and stir."
@@ -78,6 +80,21 @@ def test_a_version_keeps_what_was_measured_of_it(plumb: Plumb, tiny_llama: Path,
     assert (tmp_path / found.measured[0].items).is_file()
     assert plumb("evaluate", "policy@1", "--tasks", "perplexity", "--limit", "2").exit_code == 0
     assert len(project.evaluations("policy")) == 2
+
+
+def test_what_was_measured_is_what_promotion_asks_for(plumb: Plumb, tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    for seed in (0, 1):
+        project.record_version("policy", lambda folder, seed=seed: tiny.write_model("llama", folder, seed))
+    (tmp_path / "plumb.toml").write_text('guarded = ["perplexity:bits_per_byte"]\n')
+    one, other = project.versions()
+    project.promote(one.ref)
+    assert [each.state for each in hold_against(project, other, one)] == ["unmeasured"]
+    result = plumb("evaluate", other.ref, "--against", one.ref, "--tasks", "perplexity", "--limit", "4")
+    assert result.exit_code == 0, result.stderr
+    (found,) = hold_against(Project(tmp_path), other, one)
+    (kept,) = project.evaluations(other.ref)
+    assert found.metric == "bits_per_byte" and found.state == kept.measured[0].verdict
 
 
 @pytest.mark.parametrize(
