@@ -15,6 +15,7 @@ from plumbline.models.preference import (
     Criterion,
     Paired,
     Prefer,
+    Scored,
     SolvedCase,
     Spoken,
     Verdict,
@@ -23,7 +24,7 @@ from plumbline.models.preference import (
     named_letter,
     pair_question,
 )
-from plumbline.models.scripted import Scripted
+from plumbline.models.scripted import Scripted, ScriptedScore
 
 SOLVED = (
     SolvedCase("Why?", "It's me.", "Move."),
@@ -135,8 +136,17 @@ def test_a_judge_is_loaded_by_its_name(tiny_llama: Path, tmp_path: Path) -> None
         load_preference(str(tiny_llama), "pair", device="cpu")  # this tokenizer knows no word " A"
     with pytest.raises(UserError, match="gives no probabilities of labels, which 'pair' needs"):
         load_preference(script, "pair")
-    with pytest.raises(UserError, match="way is 'loud': a judge is asked in one of the ways spoken, pair, alone"):
+    with pytest.raises(
+        UserError, match="way is 'loud': a judge is asked in one of the ways spoken, pair, alone, score"
+    ):
         load_preference(str(tiny_llama), "loud")  # type: ignore[arg-type]
+
+
+def test_a_scorer_decides_by_itself() -> None:
+    by_length = Scored(ScriptedScore(lambda prompt, completion: -len(completion), name="brevity"))
+    verdicts = by_length([Case("Hi", "Hello.", "Hello to you."), Case("Hi", "Same.", "Same.")], CRITERION)
+    assert [(each.forward, each.winner) for each in verdicts] == [(7.0, "first"), (0.0, "tie")]
+    assert load_preference("refusal", "score")([Case("Hi", "I won't help with that.", "Sure.")], CRITERION)[0].forward
 
 
 def test_a_criterion_without_solved_cases_can_be_asked(tiny_llama: Path) -> None:

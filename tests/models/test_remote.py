@@ -63,6 +63,25 @@ def asked(request: Request) -> str:
 # ---- many prompts
 
 
+def test_answers_come_one_by_one_in_order_and_all_before_a_failure_are_given(serve: Callable[..., FakeServer]) -> None:
+    def behave(handler: Handler, request: Request) -> None:
+        if asked(request) in ("3", "5"):
+            send(error("no more"), 401)(handler, request)
+        else:
+            send(chats([{"content": f"to {asked(request)}"}, {"content": "more"}]))(handler, request)
+
+    model = RemoteChat("m", serve(behave).url)
+    found = []
+    with pytest.raises(EndpointError) as caught:
+        for answers in model.each([str(number) for number in range(8)], Sampling(n=2, seed=5)):
+            found.append([completion.text for completion in answers])
+    assert caught.value.status == 401
+    assert found == [[f"to {number}", "more"] for number in range(3)]
+    whole = model(["0", "1"], Sampling(n=2, seed=5))
+    assert list(model.each(["0", "1"], Sampling(n=2, seed=5))) == whole
+    assert list(model.each([])) == []
+
+
 def test_answers_keep_the_order_of_the_prompts_whichever_comes_first(serve: Callable[..., FakeServer]) -> None:
     second_is_done = threading.Event()
 

@@ -84,7 +84,7 @@ Judge = Annotated[
     typer.Option("--judge", help="Model that compares answers; without it the model itself.", metavar="NAME"),
 ]
 AskedBy = Annotated[
-    str | None, typer.Option("--way", help="How the judge is asked: spoken, pair or alone.", metavar="WAY")
+    str | None, typer.Option("--way", help="How the judge is asked: spoken, pair, alone, or score.", metavar="WAY")
 ]
 
 

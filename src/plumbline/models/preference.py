@@ -1,8 +1,9 @@
-"""Which of two answers is the better one: a `Prefer`, three ways to be one, and what comes of asking in both orders.
+"""Which of two answers is the better one: a `Prefer`, four ways to be one, and what comes of asking in both orders.
 
     spoken    the model is told the question and says A or B; any `Generate`, so an endpoint too
     pair      a local model reads both answers; the log-odds of the label that stands for each (models/judge.py)
     alone     a local model reads each answer by itself; the difference of two log-odds
+    score     any scorer decides, such as a reward model that people's rankings trained; it reads no criterion
 
 A judge that reads two answers likes one of the places, so it is asked twice, with the answers in one order and in the
 other. Where the two readings disagree the verdict is a tie (Zheng et al. 2023, arXiv 2306.05685, measured how common
@@ -18,11 +19,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from plumbline.errors import UserError
-from plumbline.models import Generate, Prompt, Sampling
+from plumbline.models import Generate, Prompt, Sampling, Score
 from plumbline.models.judge import Judge, Question, Solved
-from plumbline.models.score import plain_text
+from plumbline.models.score import load_scorer, plain_text
 
-Way = Literal["spoken", "pair", "alone"]
+Way = Literal["spoken", "pair", "alone", "score"]
 Winner = Literal["first", "second", "tie"]
 
 LONGEST = 600
@@ -227,6 +228,21 @@ def alone_question(criterion: Criterion) -> Question:
     )
 
 
+class Scored:
+    """A `Prefer` by a scorer: the answer with the higher score is better, whatever the criterion."""
+
+    def __init__(self, score: Score, *, name: str | None = None) -> None:
+        self.score = score
+        self.name = name or score.name
+
+    def __call__(self, cases: Sequence[Case], criterion: Criterion) -> list[Verdict]:
+        """A verdict for each case, in order."""
+        prompts = [case.prompt for case in cases]
+        first = self.score(prompts, [case.first for case in cases])
+        second = self.score(prompts, [case.second for case in cases])
+        return [Verdict(one - two, one - two) for one, two in zip(first, second, strict=True)]
+
+
 def escaped(text: str) -> str:
     """Text as a part of a template, where braces name fields."""
     return text.replace("{", "{{").replace("}", "}}")
@@ -238,16 +254,18 @@ WAYS: dict[str, type[Paired] | type[Alone]] = {"pair": Paired, "alone": Alone}
 def load_preference(name: str, way: Way | None = None, *, device: str = "auto") -> Prefer:
     """The judge of that name: a local model by its label probabilities, an endpoint or a script by what it says.
 
-    Without a `way`, a local model reads one answer at a time: at the bundled size that agrees with people best.
+    Without a `way`, a local model reads one answer at a time, which needs half the text and has no order.
     """
     from plumbline.models import load
     from plumbline.models.resolve import resolve
 
+    if way == "score":
+        return Scored(load_scorer(name, device=device))
     source = resolve(name)
     if way == "spoken" or (way is None and source.kind != "folder"):
         return Spoken(load(name, device=device))
     if way not in (None, *WAYS):
-        raise UserError(f"way is {way!r}: a judge is asked in one of the ways spoken, {', '.join(WAYS)}")
+        raise UserError(f"way is {way!r}: a judge is asked in one of the ways spoken, {', '.join(WAYS)}, score")
     if source.kind != "folder":
         raise UserError(f"{name!r} gives no probabilities of labels, which {way!r} needs: use the way spoken")
     return WAYS[way or "alone"](source.folder, name=f"{source.name}, {way or 'alone'}", device=device)
