@@ -6,6 +6,7 @@ import json
 import socket
 import sqlite3
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,15 +199,18 @@ def test_a_database_that_another_process_holds_makes_answers_wait_and_none_is_lo
     from concurrent.futures import ThreadPoolExecutor
 
     server = serve(script)
+    begun, add = threading.Event(), server.store.add_exchanges
+
+    def tried(rows: Any) -> None:
+        begun.set()
+        add(rows)
+
+    server.store.add_exchanges = tried  # type: ignore[method-assign]
     other = sqlite3.connect(server.store.file or "", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(server.ask) for _ in range(3)]
-        import time
-
-        end = time.monotonic() + PATIENCE
-        while server.serving.service.line.free > server.serving.service.line.places - 1:
-            assert time.monotonic() < end, "nobody came"
+        assert begun.wait(PATIENCE), "nobody came"
         assert not any(each.done() for each in asked) and server.stored() == []
         other.execute("COMMIT")
         assert [each.result().status_code for each in asked] == [200] * 3

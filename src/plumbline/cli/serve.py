@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +80,7 @@ def serve(
     """
     from plumbline.feedback.store import Store
     from plumbline.project import Project
-    from plumbline.serve.app import Serving, check_public, run
+    from plumbline.serve.app import Serving, check_public, run, run_here
     from plumbline.serve.keys import HERE
     from plumbline.serve.settings import Settings
     from plumbline.web.server import address, listen
@@ -116,7 +115,7 @@ def serve(
             def make() -> Serving:
                 return Serving(store, project, settings, default=named(model), keys_needed=needed)
 
-            asyncio.run(run(make, listener, ready))
+            run_here(run(make, listener, ready))
 
 
 def tell(here: Serving, address: str, store: Store) -> None:

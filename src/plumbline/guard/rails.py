@@ -16,12 +16,14 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbline import personal_data
 from plumbline.errors import UserError
 from plumbline.guard import Guard, Side, Verdict
+from plumbline.personal_data import Finding
 
 if TYPE_CHECKING:
     from plumbline.models import Score
@@ -35,6 +37,12 @@ def plain(text: str) -> str:
     return INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
 
 
+@lru_cache(maxsize=64)
+def findings(text: str) -> tuple[Finding, ...]:
+    """What is in a text; two rails ask for it one after the other."""
+    return tuple(personal_data.find(text))
+
+
 class PersonalData:
     """Finds e-mail addresses, numbers of cards, accounts and telephones, and street addresses."""
 
@@ -44,7 +52,7 @@ class PersonalData:
         self.block = block
 
     def __call__(self, text: str, side: Side) -> Verdict:
-        found = [each for each in personal_data.find(text) if each.kind != "secret"]
+        found = [each for each in findings(text) if each.kind != "secret"]
         if not found:
             return Verdict(self.name, side, "pass")
         kinds = ", ".join(dict.fromkeys(each.kind for each in found))
@@ -59,7 +67,7 @@ class Secrets:
     name = "secrets"
 
     def __call__(self, text: str, side: Side) -> Verdict:
-        if any(each.kind == "secret" for each in personal_data.find(text)):
+        if any(each.kind == "secret" for each in findings(text)):
             return Verdict(self.name, side, "block", "it holds what looks like a key or a password")
         return Verdict(self.name, side, "pass")
 

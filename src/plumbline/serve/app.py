@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -196,6 +196,14 @@ async def run(
             await server.serve(sockets=[listener])
     finally:
         await here.close()
+
+
+def run_here(main: Coroutine[Any, Any, None]) -> None:
+    """Runs to the end, on uvloop where that is installed."""
+    import uvicorn
+
+    with asyncio.Runner(loop_factory=uvicorn.Config("none").get_loop_factory()) as runner:
+        runner.run(main)
 
 
 class signals_end_here:

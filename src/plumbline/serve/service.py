@@ -39,6 +39,8 @@ from plumbline.web.errors import Refusal
 PREFIXES = {"chat": "chatcmpl", "completion": "cmpl", "embedding": "embd"}
 FINISH = {"cancelled": "content_filter"}
 """Our finish reasons that OpenAI calls otherwise."""
+BRIEF = 4000
+"""Characters that rails read within a millisecond or two, which a thread would not make faster."""
 
 
 @dataclass(frozen=True)
@@ -204,13 +206,16 @@ class Service:
             return asked
         prompts = []
         for prompt in asked.prompts:
-            passed, verdicts = await self._rails(checked_prompt, self.guards, as_prompt(prompt))
+            size = len(str(prompt))
+            passed, verdicts = await self._rails(size, checked_prompt, self.guards, as_prompt(prompt))
             draft.verdicts += verdicts
             prompts.append({**prompt, **wire(passed)})
         return replace(asked, prompts=tuple(prompts))
 
-    async def _rails(self, work: Any, *given: Any) -> Any:
-        """The work of rails, in a thread; one that takes too long is unavailable."""
+    async def _rails(self, size: int, work: Any, *given: Any) -> Any:
+        """The work of rails on a text of that size, a long one in a thread; what takes too long is unavailable."""
+        if size <= BRIEF:
+            return work(*given)
         try:
             async with asyncio.timeout(self.rail_seconds):
                 return await asyncio.to_thread(work, *given)
@@ -221,7 +226,8 @@ class Service:
         """More of an answer, as far as rails let it out."""
         if not self.guards:
             return text
-        out: str = await self._rails(lambda: held.add(text) + (held.end() if ends else ""))
+        size = len(draft.text) + len(text)
+        out: str = await self._rails(size, lambda: held.add(text) + (held.end() if ends else ""))
         if held.stopped is not None and held.stopped.outcome == "unavailable":
             raise Blocked(held.stopped)
         if ends or held.stopped is not None:
