@@ -119,7 +119,9 @@ def run(
     config = Config(**settings)
     asked, fine = read_prompts(prompts), read_prompts(harmless) if harmless else []
     model = named(model)
-    check_fit(tokenizer_of(model), asked, config.drawing(), prompts)
+    tokenizer = tokenizer_of(model)
+    check_fit(tokenizer, asked, config.drawing(), prompts)
+    check_fit(tokenizer, fine, config.drawing(), harmless)
     assistant = open_model(model, engine, mode)
     if stage == "revise":
         name = critic or model
