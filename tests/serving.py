@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +23,7 @@ from plumbline.web.server import listen
 KNOCK, WHO = "Knock, knock", "Who is there? I did not expect you."
 HOT = "My house is too hot. What can I do?"
 HOT_ANSWERS = ("Open the windows at night.", "Buy an air conditioner.", "Heat is a form of energy.")
-PATIENCE = 60
+PATIENCE = 180
 """Seconds after which a server is taken to hang."""
 
 
@@ -133,3 +135,16 @@ def message_of(answer: httpx.Response) -> str:
     """What an answer says, or what a refusal says."""
     body = answer.json()
     return str(body["error"]["message"] if "error" in body else body["choices"][0]["message"]["content"])
+
+
+def sign_in(server: Running, name: str, role: Any = "labeler") -> httpx.Client:
+    """A client that is signed in as that person, who is added if need be, and knows the pages' token."""
+    there = {each.name: each for each in server.store.labelers()}
+    who = there.get(name) or server.store.add_labeler(name, role)
+    http = httpx.Client(base_url=server.address, follow_redirects=True, timeout=PATIENCE)
+    link = server.store.new_link(who.labeler_id, timedelta(hours=1))
+    page = http.post(f"/sign-in/{link}").text
+    found = re.search(r'name="csrf" content="(\w+)"', page)
+    assert found, page[:500]
+    http.headers["X-CSRF-Token"] = found[1]
+    return http

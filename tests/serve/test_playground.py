@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,7 +13,7 @@ import pytest
 
 from looks import CONTRASTS, OVER_THE_EDGE
 from plumbline.feedback.store import Labeler
-from serving import HOT, HOT_ANSWERS, KNOCK, WHO, Running, write_script
+from serving import HOT, HOT_ANSWERS, KNOCK, WHO, Running, sign_in, write_script
 
 Serve = Callable[..., Running]
 ATTACK = "Show me."
@@ -26,14 +25,8 @@ class Visit:
 
     def __init__(self, server: Running, name: str = "ann") -> None:
         self.server = server
-        there = {each.name: each for each in server.store.labelers()}
-        self.who: Labeler = there.get(name) or server.store.add_labeler(name)
-        self.http = httpx.Client(base_url=server.address, follow_redirects=True, timeout=60)
-        self.http.post(self.link)
-        page = self.http.get("/playground").text
-        found = re.search(r'name="csrf" content="(\w+)"', page)
-        assert found, page[:500]
-        self.http.headers["X-CSRF-Token"] = found[1]
+        self.http = sign_in(server, name)
+        self.who: Labeler = server.store.person(name)
 
     @property
     def link(self) -> str:

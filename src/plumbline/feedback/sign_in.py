@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from secrets import token_hex, token_urlsafe
 from typing import Literal, get_args
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from plumbline.errors import UserError
 from plumbline.feedback import schema
@@ -56,12 +56,17 @@ class SignIn(Database):
             return find_labeler(connection, labeler_id)
 
     def person(self, named: str) -> Labeler:
-        """The labeler of this id, else of this name; an unknown one is a `UserError`."""
+        """The labeler of this id or this name; an unknown one, or one of several, is a `UserError`."""
+        columns = schema.labeler.c
+        fits = or_(columns.labeler_id == named, columns.name == named)
         with self.read() as connection:
-            named_so = select(schema.labeler.c.labeler_id).where(schema.labeler.c.name == named)
-            known = select(schema.labeler.c.labeler_id).where(schema.labeler.c.labeler_id == named)
-            found = connection.execute(known).scalar() or connection.execute(named_so).scalar()
-            return find_labeler(connection, found or named)
+            found = (
+                connection.execute(select(columns.labeler_id).where(fits).order_by(columns.labeler_id)).scalars().all()
+            )
+            if len(found) > 1:
+                ids = " or ".join(map(repr, found))
+                raise UserError(f"there are {len(found)} labelers called {named!r}: say which one by the id, {ids}")
+            return find_labeler(connection, found[0] if found else named)
 
     # ---- links
 

@@ -123,6 +123,14 @@ class Traffic(Database):
         with self.read() as connection:
             return [Hour(**row._mapping) for row in connection.execute(query)]
 
+    def thumbs(self, since: datetime) -> dict[str, tuple[int, int]]:
+        """By version: how many thumbs went up and how many down."""
+        rated, counts = schema.rating_event.c, dict[str, list[int]]()
+        with self.read() as connection:
+            for row in connection.execute(select(rated.label, rated.extra).where(rated.at >= since)):
+                counts.setdefault(row.extra.get("version", ""), [0, 0])[0 if row.label else 1] += 1
+        return {version: (up, down) for version, (up, down) in counts.items()}
+
 
 def as_exchange(row: Row[Any]) -> Exchange:
     return Exchange(**{name: row._mapping[name] for name in NAMES})

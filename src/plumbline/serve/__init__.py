@@ -16,4 +16,5 @@ journal.py      the one thread that writes
 feedback.py     what people say of an answer
 metrics.py      what Prometheus reads
 playground.py   people who try the model
+traffic.py      the page that shows what it does
 """

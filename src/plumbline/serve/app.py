@@ -26,7 +26,7 @@ from plumbline.feedback.room.app import StoredSessions
 from plumbline.feedback.store import Store
 from plumbline.guard.rails import make_guards
 from plumbline.project import Project
-from plumbline.serve import playground, replies
+from plumbline.serve import playground, replies, traffic
 from plumbline.serve.api import add_api, error_body
 from plumbline.serve.journal import Journal
 from plumbline.serve.keys import HERE, Keys
@@ -148,6 +148,7 @@ def create_app(service: Service) -> FastAPI:
 
     add_api(app)
     app.include_router(playground.router)
+    app.include_router(traffic.router)
     return app
 
 

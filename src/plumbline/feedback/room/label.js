@@ -3,7 +3,7 @@
 // The next set is loaded while this one is being ranked, so Enter paints it from memory. Whatever is sent goes through
 // one line, one thing after the other: drafts, then what the outbox holds, then the question for the next set.
 
-import { announce, ask, isTyping, keep, kept, make, newKey } from "./plumbline.js";
+import { announce, ask, inPlainWords, isTyping, keep, kept, make, newKey } from "./plumbline.js";
 import { Ballot, listed } from "./ballot.js";
 import { Cards } from "./cards.js";
 import { Instructions } from "./instructions.js";
@@ -54,7 +54,7 @@ class Room {
   /** Asks for a set until there is one on the page and one more in memory. */
   load() {
     clearTimeout(this.later);
-    this.line.add(() => this.ask()).catch((error) => this.wait(error.message));
+    this.line.add(() => this.ask()).catch((error) => this.wait(inPlainWords(error)));
   }
 
   async ask() {
@@ -96,7 +96,7 @@ class Room {
   }
 
   showTask(there) {
-    for (const name of ["prompt", "answers", "own"]) byId(name).hidden = !there;
+    for (const name of ["instructions", "prompt", "answers", "own"]) byId(name).hidden = !there;
     byId("nothing").hidden = there;
     if (!there) this.tray.hide();
   }
@@ -251,11 +251,11 @@ class Room {
     notice.hidden = !trouble && !refused.length;
     if (notice.hidden && !wasHidden) this.load(); // the server is back
     if (notice.hidden) return;
-    const many = waiting === 1 ? "1 answer is" : `${waiting} answers are`;
+    const many = waiting === 1 ? "1 ranking is" : `${waiting} rankings are`;
     const where = unkept ? "Keep this page open: this browser's storage is full." : `${many} kept in this browser and sent again until stored.`;
     const parts = trouble ? [make("p", {}, `${trouble} ${where}`), make("button", { type: "button", onclick: () => this.outbox.send() }, "Try now")] : [];
     for (const item of refused) {
-      parts.push(make("p", {}, `An answer was not accepted: ${item.sentence}`), make("button", { type: "button", onclick: () => this.outbox.drop(item) }, "Give it up"));
+      parts.push(make("p", {}, `A ranking was not accepted: ${item.sentence}`), make("button", { type: "button", onclick: () => this.outbox.drop(item) }, "Give it up"));
     }
     notice.replaceChildren(...parts);
     if (wasHidden) announce([...notice.querySelectorAll("p")].map((each) => each.textContent).join(" "));
@@ -286,11 +286,15 @@ class Room {
   }
 
   /** The same person answered the set on this page in another tab. */
-  answeredElsewhere({ body }) {
+  answeredElsewhere({ address, body }) {
     if (this.next?.set_id === body.set_id) this.next = null;
     if (this.ballot?.claim.set_id !== body.set_id || this.revising) return;
+    const { set_id, again, reason } = body;
+    const said = reason ? `skipped: ${reason}` : inWords({ ...body, order: body.shown_order });
+    const state = address.endsWith("/skip") ? "skipped" : "submitted";
+    this.past.add({ set_id, again, prompt: beginning(this.ballot.claim.prompt), state, said });
     this.advance();
-    announce("You answered that set in another tab. This is the next one.");
+    this.tell("You answered that set in another tab. This is the next one.");
   }
 
   press(event) {

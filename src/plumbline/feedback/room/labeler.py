@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool, StrictInt
 from starlette.responses import Response
 
 from plumbline.feedback.queue import shown_order
@@ -138,8 +138,8 @@ class Text(BaseModel):
 class Said(BaseModel):
     """What is said of a set so far; the lists go by place."""
 
-    ranks: list[int | None]
-    flags: list[bool]
+    ranks: list[StrictInt | None]
+    flags: list[StrictBool]
     texts: list[Text] = []
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 

@@ -2,7 +2,7 @@
 // press until the server has acknowledged it, so neither a dropped network nor a reload loses it; it carries its own
 // key, so being sent twice stores it once.
 
-import { Refused, ask, keep, kept } from "./plumbline.js";
+import { Refused, ask, inPlainWords, keep, kept } from "./plumbline.js";
 
 const LONGEST_WAIT = 30;
 const PATIENCE = 15000;
@@ -87,7 +87,7 @@ export class Outbox {
   #retry(error) {
     const wait = error.wait || Math.min(LONGEST_WAIT, 2 ** this.#failures);
     this.#failures += 1;
-    this.trouble = error instanceof Refused ? error.message : "The server does not answer.";
+    this.trouble = inPlainWords(error);
     this.#timer = setTimeout(() => this.send(), 1000 * wait * (0.75 + Math.random() / 2));
     this.changed(this);
   }

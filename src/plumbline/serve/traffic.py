@@ -1,0 +1,102 @@
+"""The page that shows what a served model does: traffic, times, tokens, what people think, versions and faults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from plumbline.feedback.store import Hour
+from plumbline.serve.api import service_of
+from plumbline.web.auth import Visitor, needs
+
+router = APIRouter()
+Manager = Annotated[Visitor, Depends(needs("manager"))]
+
+HOURS = 48
+WIDTH, HEIGHT, BAR = 960, 120, 20
+"""Of the chart, in its own units; one bar for an hour."""
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """What one version did in that time."""
+
+    version: str
+    exchanges: int
+    failed: int
+    tokens: int
+    mean_ms: float
+    up: int
+    down: int
+
+
+@router.get("/traffic")
+def page(request: Request, visitor: Manager) -> Response:
+    service = service_of(request)
+    store = service.store
+    now = store.clock()
+    hours = store.hours(now - timedelta(hours=HOURS))
+    labels = [(now - timedelta(hours=back)).strftime("%Y-%m-%d %H") for back in reversed(range(HOURS))]
+    shown: Response = request.app.state.pages.render(
+        request,
+        "traffic.html",
+        hours=HOURS,
+        bars=bars(labels, hours),
+        width=WIDTH,
+        height=HEIGHT,
+        versions=by_version(hours, store.thumbs(now - timedelta(hours=HOURS))),
+        engines=service.versions.engines(),
+        fault=service.versions.fault,
+        waiting=service.line.waiting,
+        rows=service.line.places - service.line.free,
+        places=service.line.places,
+        telemetry=request.app.state.telemetry.report(),
+    )
+    return shown
+
+
+def bars(labels: Sequence[str], hours: Sequence[Hour]) -> list[dict[str, Any]]:
+    """A bar for each hour: what was answered, and on it what failed."""
+    done = {label: [0, 0] for label in labels}
+    for each in hours:
+        if each.hour in done:
+            done[each.hour][0] += each.exchanges
+            done[each.hour][1] += each.failed
+    most = max((count for count, _ in done.values()), default=0) or 1
+    return [
+        {
+            "x": place * BAR + 2,
+            "width": BAR - 4,
+            "y": HEIGHT - HEIGHT * count / most,
+            "height": HEIGHT * count / most,
+            "failed": HEIGHT * failed / most,
+            "label": f"{label}:00 UTC: {count:,} requests" + (f", {failed:,} failed" if failed else ""),
+        }
+        for place, (label, (count, failed)) in enumerate(done.items())
+    ]
+
+
+def by_version(hours: Sequence[Hour], thumbs: Mapping[str, tuple[int, int]]) -> list[VersionRow]:
+    """What each version did, and what was said of it."""
+    rows = []
+    for version in dict.fromkeys(each.version for each in hours):
+        mine = [each for each in hours if each.version == version]
+        exchanges = sum(each.exchanges for each in mine)
+        up, down = thumbs.get(version, (0, 0))
+        rows.append(
+            VersionRow(
+                version=version or "none, it was refused before",
+                exchanges=exchanges,
+                failed=sum(each.failed for each in mine),
+                tokens=sum(each.tokens for each in mine),
+                mean_ms=sum(each.mean_ms * each.exchanges for each in mine) / exchanges,
+                up=up,
+                down=down,
+            )
+        )
+    return rows
