@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from plumbline.cli.main import app
-from serving import HOT, HOT_ANSWERS, KNOCK, WHO, Running, message_of
+from serving import HOT, HOT_ANSWERS, KNOCK, WHO, Running, message_of, write_script
 
 
 def export(server: Running, format: str, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
@@ -146,3 +146,36 @@ def test_an_erasure_takes_all_of_a_user_and_nothing_of_another(server: Running, 
     assert [row for row in left if "local/ann" in row] == []
     assert [each.user_id for each in server.stored()] == ["local/ben"]
     assert [ranking.labeler_id for ranking in server.store.rankings()] == ["user:local/ben"]
+
+
+def test_prompts_of_users_who_agreed_are_those_of_the_next_round(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once for each user, as many of one as the cap allows, without personal data; of nobody who did not agree."""
+    agree = {"metadata": {"consent": "yes"}}
+    for text in (KNOCK, KNOCK, HOT, ""):
+        server.ask(text, user="ann", **agree)
+    server.ask(KNOCK, user="ben", **agree)
+    server.ask(HOT, user="cleo")
+    server.ask(HOT, user="cleo", metadata={"consent": "no"})
+    monkeypatch.chdir(server.project.folder)
+    ran = CliRunner().invoke(app, ["feedback", "prompts", "--out", "p.jsonl", "--cap", "2", "--plain-ids"])
+    assert ran.exit_code == 0, ran.output
+    lines = [json.loads(line) for line in Path("p.jsonl").read_text().splitlines()]
+    found = [(line["user_id"], line["prompt"][0]["content"], line["source"]) for line in lines]
+    assert found == [("local/ann", KNOCK, "serve"), ("local/ann", HOT, "serve"), ("local/ben", KNOCK, "serve")]
+    assert "1 over the cap of 2" in ran.stderr
+    again = CliRunner().invoke(app, ["feedback", "prompts", "--out", "p.jsonl"])
+    assert again.exit_code == 2 and "is there already" in again.stderr
+
+
+def test_personal_data_stays_out_of_them(
+    serve: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = "I am ann@example.com, who are you?"
+    server = serve(write_script(tmp_path, {asked: ["A model."]}))
+    server.ask(asked, user="ann", metadata={"consent": "yes"})
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["feedback", "prompts", "--out", "p.jsonl"]).exit_code == 0
+    text = Path("p.jsonl").read_text()
+    assert "I am [EMAIL], who are you?" in text and "example.com" not in text and "local/ann" not in text

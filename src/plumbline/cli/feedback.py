@@ -21,6 +21,7 @@ from plumbline.cli.agreement import (
     labelers,
     opened,
 )
+from plumbline.cli.asked import prompts
 from plumbline.cli.erasing import erase
 from plumbline.cli.help import STYLE, Command, Group
 from plumbline.cli.terminal import AsJson, note, print_json, screen, table, waiting
@@ -254,7 +255,7 @@ def export(
     finder: FinderName = "forms",
     hits: Hits = None,
     plain_ids: Annotated[
-        bool, typer.Option("--plain-ids", help="Write labelers and users as they are, without an alias.")
+        bool, typer.Option("--plain-ids", help="Write the database's own ids of labelers and users, without an alias.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     database: DatabaseUrl = None,
@@ -429,3 +430,7 @@ def show_split(report: Report, key: str) -> None:
 # ---- erasing, beside this file too
 
 app.command(cls=Command)(erase)
+
+# ---- what users asked, beside this file too
+
+app.command(cls=Command)(prompts)

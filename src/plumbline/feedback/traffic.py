@@ -12,6 +12,7 @@ from sqlalchemy import Integer, Row, delete, func, insert, select
 from plumbline.feedback import schema
 from plumbline.feedback.database import Database
 from plumbline.feedback.sets import STREAM
+from plumbline.records import PromptRecord, parse
 
 Status = Literal["answered", "blocked", "cancelled", "failed"]
 
@@ -134,3 +135,37 @@ class Traffic(Database):
 
 def as_exchange(row: Row[Any]) -> Exchange:
     return Exchange(**{name: row._mapping[name] for name in NAMES})
+
+
+# ---- prompts of the next round
+
+
+@dataclass(frozen=True)
+class Consented:
+    """What users asked and agreed that it may be trained on."""
+
+    prompts: list[PromptRecord]
+    users: int
+    over: int
+    """How many were left out, since their users had given as many as the cap."""
+
+
+def consented(store: Traffic, cap: int) -> Consented:
+    """The prompts of users who agreed, each once for each of them, and of one user `cap` at most, the first ones."""
+    taken: dict[str, dict[str, PromptRecord]] = {}
+    over = 0
+    for each in store.exchanges():
+        if each.status != "answered" or not (each.settings or {}).get("consent") or not isinstance(each.prompt, dict):
+            continue
+        prompt = each.prompt.get("messages") or each.prompt.get("text")
+        if not prompt:
+            continue
+        record = parse(PromptRecord, {"prompt": prompt, "user_id": each.user_id, "source": "serve"})
+        mine = taken.setdefault(each.user_id, {})
+        if record.prompt_id in mine:
+            continue
+        if len(mine) == cap:
+            over += 1
+            continue
+        mine[record.prompt_id] = record
+    return Consented([record for mine in taken.values() for record in mine.values()], len(taken), over)

@@ -134,6 +134,10 @@ class Drawn(Body):
     def who(self) -> str:
         return self.safety_identifier or self.user or ""
 
+    def agrees(self) -> bool:
+        """Whether the user agreed that the prompt may be trained on."""
+        return (self.metadata or {}).get("consent") == "yes"
+
 
 class Part(Body):
     type: str
@@ -200,6 +204,7 @@ class Chat(Drawn):
             usage=bool(self.stream_options and self.stream_options.include_usage),
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             user=self.who(),
+            consent=self.agrees(),
             tools=offered,
             choice=choice,
         )
@@ -263,6 +268,7 @@ class Completions(Drawn):
             usage=bool(self.stream_options and self.stream_options.include_usage),
             logprobs=self.logprobs,
             user=self.who(),
+            consent=self.agrees(),
         )
 
     def _prompts(self) -> Sequence[dict[str, Any]]:
