@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py published DATA     figures that others published, from their files
     python benchmarks/evaluation.py intervals          how often equal models differ beyond the interval, by items
-    python benchmarks/evaluation.py judge DATA         the bundled judge against people's preferences
+    python benchmarks/evaluation.py judge [DATA]       the bundled judge on pairs whose better answer is known
     python benchmarks/evaluation.py times              seconds of each task, and the bundled model's figures
 
 DATA holds `codexglue`, `alpaca_eval`, `llmbar_cases` and `hh_rlhf_harmless`.
@@ -26,7 +26,6 @@ from plumbline.evaluate.bench import Bench
 from plumbline.evaluate.judges import PREFERENCE, ByLabels, open_judge
 from plumbline.evaluate.run import JUDGE, Order, evaluate, load_task
 from plumbline.evaluate.statistics import at_equal_length, compare, judge_figures, mean, measure
-from plumbline.evaluate.tasks import read_items
 from plumbline.evaluate.text import corpus_bleu, exact_match
 
 PAIRS = 60
@@ -129,26 +128,21 @@ def intervals() -> None:
 # ---- the bundled judge
 
 
-def judge(data: Path) -> None:
-    """Which of two answers people preferred, by the bundled model's labels, asked in both orders."""
-    from plumbline.evaluate.records import Comparison
-
+def judge(data: Path | None) -> None:
+    """Which of two answers is better, by the bundled model's labels, asked in both orders."""
     prefer = ByLabels(open_judge(JUDGE, PREFERENCE))
-    pairs: dict[str, list[tuple[Any, str, str]]] = {
-        "hh_rlhf_harmless": [
-            (each.prompt, each.chosen, each.rejected)  # type: ignore[attr-defined]
-            for each in read_items(data / "hh_rlhf_harmless" / "pairs.jsonl", Comparison)
-        ][:PAIRS]
-    }
-    shipped = load_task("hhh").items()
-    pairs["our own hhh items"] = [(each.prompt, each.chosen, each.rejected) for each in shipped]
+    sets = {"our own hhh items": load_task("hhh").items()}
+    if data is not None:
+        sets["hh_rlhf_harmless"] = load_task("hhh").items(data / "hh_rlhf_harmless" / "pairs.jsonl", PAIRS)
     rows = []
-    for name, cases in pairs.items():
+    for name, items in sets.items():
+        cases = [(each.prompt, each.chosen, each.rejected) for each in items]
         said = prefer(*(list(each) for each in zip(*cases, strict=True)))
         right = measure(mean, np.array([each.points for each in said])[:, None])
         agreed = np.mean([each.agreed for each in said])
         rows.append([name, right.n, f"{right.value:.1%} ({right.low:.1%} to {right.high:.1%})", f"{agreed:.1%}"])
-    body = table(["pairs of", "n", "prefers as people do", "same in both orders"], rows)
+        print(rows[-1], flush=True)
+    body = table(["pairs of", "n", "names the better answer", "the same in both orders"], rows)
     write_section("Evaluation: the bundled judge", command(), body)
 
 
@@ -188,10 +182,10 @@ def main() -> None:
     parser.add_argument("what", choices=["published", "intervals", "judge", "times"])
     parser.add_argument("data", nargs="?", type=Path)
     asked = parser.parse_args()
-    if asked.what in ("published", "judge"):
-        if asked.data is None:
-            parser.error(f"{asked.what} takes DATA")
-        {"published": published, "judge": judge}[asked.what](asked.data)
+    if asked.what == "judge":
+        judge(asked.data)
+    elif asked.what == "published":
+        published(asked.data or parser.error("published takes DATA"))
     else:
         {"intervals": intervals, "times": times}[asked.what]()
 
