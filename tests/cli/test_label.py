@@ -43,7 +43,7 @@ def test_a_room_for_a_file_of_sets(project: Project, tmp_path: Path, terminal: O
     )
     shown = room.read_until(END)
     assert "sets.jsonl:3: " in shown
-    assert "2 sets are new, 0 were there" in shown
+    assert "new sets 2, known ones 0" in shown
     found = links(shown)
     assert list(found) == ["manager", "ann", "ben"]
     address, path = found["ann"]
@@ -67,7 +67,7 @@ def test_the_next_day_everybody_is_there_and_nothing_is_added_twice(
     for known, labelers in ((0, "ann"), (1, "ann,ben")):
         room = terminal("label", "--data", "sets.jsonl", "--labelers", labelers, "--port", "0")
         shown = room.read_until(END)
-        assert f"{1 - known} sets are new, {known} were there" in shown
+        assert f"new sets {1 - known}, known ones {known}" in shown
         assert list(links(shown)) == ["manager", *labelers.split(",")]
         room.interrupt()
         room.read_rest()

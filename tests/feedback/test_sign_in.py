@@ -6,6 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import insert
 
 from collecting import Clock
 from plumbline.errors import BadRecord, UserError
@@ -22,6 +23,18 @@ def test_labelers_have_names_roles_and_ids_that_nobody_can_guess(store: Store, c
     assert (ann.name, ann.role, mo.role, mo.at) == ("Ann", "labeler", "manager", clock.now)
     assert store.labelers() == [ann, mo] and store.labeler(mo.labeler_id) == mo
     assert ann.labeler_id != mo.labeler_id and len(ann.labeler_id) == len("labeler-") + 12
+
+
+def test_two_who_are_called_alike_are_told_apart_by_their_ids(store: Store) -> None:
+    ann = store.add_labeler("ann")
+    assert store.person("ann") == store.person(ann.labeler_id) == ann
+    with store.write() as connection:  # as a file of somebody else's rankings brings her
+        connection.execute(insert(schema.labeler).values(labeler_id="ann", name="ann", role="labeler", at=ann.at))
+    assert store.person(ann.labeler_id) == ann
+    with pytest.raises(
+        UserError, match=f"2 labelers called 'ann': say which one by the id, 'ann' or '{ann.labeler_id}'"
+    ):
+        store.person("ann")
 
 
 def test_a_labeler_must_make_sense(store: Store) -> None:

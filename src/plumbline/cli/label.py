@@ -91,7 +91,7 @@ def add_sets(store: Store, path: Path, criterion: str) -> None:
     if not store.criteria():
         store.add_criterion("helpful", f"{criterion}\n\n{FIRST}".strip())
     added = store.add_sets(read_jsonl(path, ComparisonSet, on_bad=bad_line), on_bad=bad_set)
-    note(f"{path}: {added.new} sets are new, {added.known} were there")
+    note(f"{path}: new sets {added.new}, known ones {added.known}")
 
 
 def set_overlap(store: Store, each: int | None, again: float | None) -> None:

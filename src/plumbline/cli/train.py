@@ -181,7 +181,9 @@ def show_result(folder: Path, name: str) -> None:
     typer.echo(name)
 
 
-NOTHING_HELD_OUT = "nothing was held out, so nothing is known about other prompts: --held-out 0.1 keeps a tenth of them"
+NOTHING_HELD_OUT = (
+    "nothing was held out, so nothing is known about other prompts: --held-out 0.3 keeps about a third of them"
+)
 
 
 def show_accuracy(found: dict[str, Any]) -> None:

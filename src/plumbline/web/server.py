@@ -55,13 +55,20 @@ def serve(
     port: int | None = None,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serves until Ctrl-C or a termination signal. `ready` is called with our address once we listen."""
+    """Serves until Ctrl-C or a termination signal. `ready` is called with our address once we serve."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        """Tells our address once Ctrl-C is its own: before that, Python may drop one, in a weak reference's callback."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready(address(listener, host))
+
     with listen(host, port) as listener:
-        ready(address(listener, host))
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=PATIENCE
         )
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config).run(sockets=[listener])

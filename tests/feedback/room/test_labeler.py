@@ -164,7 +164,10 @@ def test_what_cannot_be_is_refused_and_nothing_is_stored(
     assert list(store.rankings(current=False)) == []
 
 
-@pytest.mark.parametrize("change", [{"key": ""}, {"seconds": -1}, {"ranks": "123"}, {"ranks": [1.5, 1, 1]}])
+NO_RANKS = ("123", [1.5, 1, 1], [True, 2, 3], ["1", 2, 3])
+
+
+@pytest.mark.parametrize("change", [{"key": ""}, {"seconds": -1}, *({"ranks": ranks} for ranks in NO_RANKS)])
 def test_what_is_not_even_a_submission_is_refused(ann: Labeler, change: dict[str, Any]) -> None:
     assert ann.post("submit", ann.said(ann.claim(), [1, 2, 3]) | change, 422)["error"].startswith("The request is not")
 

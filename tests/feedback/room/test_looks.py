@@ -71,6 +71,22 @@ def test_nothing_reaches_over_the_edge(room: Room, enter: Enter, width: int) -> 
     assert page.evaluate(OVER_THE_EDGE) == []
 
 
+@pytest.mark.parametrize("width", [360, 900, 1280])
+def test_long_instructions_go_on_downwards_and_never_to_the_side(room: Room, enter: Enter, width: int) -> None:
+    points = "".join(f"- Point {number}: what is true ranks above what sounds well.\n" for number in range(60))
+    room.store.revise("helpful", f"Prefer what helps.\n\n{points}\nWhen unsure, tie them.\n", "mia")
+    page = enter("ann", viewport={"width": width, "height": 740})
+    page.locator(".answer").first.wait_for()
+    if not page.locator("#instructions[open]").count():
+        page.keyboard.press("h")
+    box = page.locator(".instruction-box")
+    assert box.evaluate("each => each.scrollWidth - each.clientWidth") == 0
+    assert box.evaluate("each => each.scrollHeight - each.clientHeight") > 0
+    last = page.get_by_text("When unsure, tie them.")
+    last.scroll_into_view_if_needed()
+    assert last.bounding_box()["x"] < width
+
+
 @pytest.mark.parametrize(("width", "columns"), [(360, 1), (1280, 3)])
 def test_answers_stand_side_by_side_where_there_is_room(room: Room, enter: Enter, width: int, columns: int) -> None:
     page = enter("ann", viewport={"width": width, "height": 740})

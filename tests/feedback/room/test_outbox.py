@@ -58,7 +58,7 @@ def test_a_cut_network_loses_nothing_and_stores_nothing_twice(room: Room, enter:
     rank(page)
     rank(page, "1", "1", "F")
     unsaved(page, 2)
-    page.locator("#trouble", has_text="2 answers are kept in this browser").wait_for()
+    page.locator("#trouble", has_text="2 rankings are kept in this browser").wait_for()
     assert events(room) == []
     page.context.set_offline(False)
     saved(page)
@@ -141,7 +141,7 @@ def test_a_refused_answer_stays_visible_with_the_reason(room: Room, enter: Enter
         times=1,
     )
     rank(page)
-    page.locator("#trouble", has_text="An answer was not accepted: the set is gone").wait_for()
+    page.locator("#trouble", has_text="A ranking was not accepted: the set is gone").wait_for()
     page.get_by_role("button", name="Give it up").click()
     saved(page)
     assert events(room) == []
@@ -251,8 +251,21 @@ def test_two_tabs_never_answer_the_same_set_twice(room: Room, enter: Enter) -> N
     on_page(other, HOT)
     rank(page)
     on_page(other, "The second prompt.")
+    assert "in another tab" in other.locator("#missing").inner_text()
+    assert HOT[:20] in other.locator("#past button").first.inner_text()
     saved(page)
     assert events(room) == ["hot"]
+
+
+def test_a_page_with_nothing_to_rank_shows_no_empty_instructions(room: Room, enter: Enter) -> None:
+    first = enter("ann")
+    for prompt in (HOT, "The second prompt.", "The third prompt."):
+        on_page(first, prompt)
+        rank(first)
+    saved(first)
+    first.reload()
+    first.locator("#nothing", has_text="Nothing to rank right now").wait_for()
+    assert first.locator("#instructions").is_hidden()
 
 
 def test_when_all_is_ranked_the_page_says_so(room: Room, enter: Enter) -> None:

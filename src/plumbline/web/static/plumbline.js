@@ -23,6 +23,11 @@ export async function ask(method, address, body, patience = 30000) {
   throw new Refused(answer.status, data.error ?? `The server said ${answer.status}.`, wait);
 }
 
+/** Why a request came to nothing: the server's own sentence, or that there was none. */
+export function inPlainWords(error) {
+  return error instanceof Refused ? error.message : "The server does not answer.";
+}
+
 /** An element: `make("p", { class: "soft", onclick: f }, "text", child)`. Text stays text. */
 export function make(tag, settings = {}, ...children) {
   const element = document.createElement(tag);
