@@ -1,7 +1,7 @@
 """The way of a request: key, rails, cache, place, engine, rails, row; and only then the end of the answer.
 
 `Service.answer` gives what happens in order: that a version has begun, pieces of text, and last the whole, which is on
-the disk by then. However a request ends, it leaves one row.
+the disk by then. However a request ends, it leaves one row, unless it was turned away for coming too often.
 """
 
 from __future__ import annotations
@@ -139,6 +139,7 @@ class Service:
         exchange_id = f"{PREFIXES[asked.kind]}-{token_hex(12)}"
         draft = Draft(asked, caller, self.store.clock(), exchange_id)
         status: Status = "cancelled"  # unless something else becomes of it
+        turned_away = False
         try:
             with self.keys.admitted(caller.key):
                 async with aclosing(self._through(draft, size)) as steps:
@@ -156,10 +157,12 @@ class Service:
             raise ApiError(503 if unavailable else 400, f"{error}.", code=code) from None
         except Exception as error:
             status, draft.fault = "failed", f"{type(error).__name__}: {error}"
+            # Who comes too often is counted and leaves no row: a flood must not fill the disk.
+            turned_away = isinstance(error, Refusal) and error.status == 429
             raise refusal_of(error, self.settings) from error
         finally:
             self._count(draft, status)
-            if status != "answered":
+            if status != "answered" and not turned_away:
                 self.journal.note(draft.row(status))
 
     async def _through(self, draft: Draft, size: int) -> AsyncGenerator[Happened, None]:
