@@ -23,10 +23,11 @@ from measure import table, write_section
 
 from plumbline.evaluate import TASKS
 from plumbline.evaluate.bench import Bench
-from plumbline.evaluate.judges import PREFERENCE, ByLabels, open_judge
+from plumbline.evaluate.judges import CRITERION, points_of
 from plumbline.evaluate.run import JUDGE, Order, evaluate, load_task
 from plumbline.evaluate.statistics import at_equal_length, compare, judge_figures, mean, measure
 from plumbline.evaluate.text import corpus_bleu, exact_match
+from plumbline.models.preference import Case, load_preference
 
 PAIRS = 60
 """Of a data set, for the judge."""
@@ -129,20 +130,21 @@ def intervals() -> None:
 
 
 def judge(data: Path | None) -> None:
-    """Which of two answers is better, by the bundled model's labels, asked in both orders."""
-    prefer = ByLabels(open_judge(JUDGE, PREFERENCE))
+    """Which of two answers is better, by the bundled model's labels: each answer alone, and both in both orders."""
     sets = {"our own hhh items": load_task("hhh").items()}
     if data is not None:
         sets["hh_rlhf_harmless"] = load_task("hhh").items(data / "hh_rlhf_harmless" / "pairs.jsonl", PAIRS)
     rows = []
-    for name, items in sets.items():
-        cases = [(each.prompt, each.chosen, each.rejected) for each in items]
-        said = prefer(*(list(each) for each in zip(*cases, strict=True)))
-        right = measure(mean, np.array([each.points for each in said])[:, None])
-        agreed = np.mean([each.agreed for each in said])
-        rows.append([name, right.n, f"{right.value:.1%} ({right.low:.1%} to {right.high:.1%})", f"{agreed:.1%}"])
-        print(rows[-1], flush=True)
-    body = table(["pairs of", "n", "names the better answer", "the same in both orders"], rows)
+    for way in ("alone", "pair"):
+        prefer = load_preference(JUDGE, way)  # type: ignore[arg-type]
+        for name, items in sets.items():
+            said = prefer([Case(each.prompt, each.chosen, each.rejected) for each in items], CRITERION)
+            right = measure(mean, np.array([points_of(each) for each in said])[:, None])
+            agreed = np.mean([each.winner != "tie" for each in said])
+            share = f"{right.value:.1%} ({right.low:.1%} to {right.high:.1%})"
+            rows.append([name, way, right.n, share, f"{agreed:.1%}"])
+            print(rows[-1], flush=True)
+    body = table(["pairs of", "asked", "n", "names the better answer", "the same in both orders"], rows)
     write_section("Evaluation: the bundled judge", command(), body)
 
 

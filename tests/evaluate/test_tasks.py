@@ -17,11 +17,12 @@ from plumbline.evaluate import TASKS
 from plumbline.evaluate.bench import Bench
 from plumbline.evaluate.harmless import GROUPS, NEUTRAL, gap
 from plumbline.evaluate.honest import choose, letter_case, rotations, shares
-from plumbline.evaluate.judges import ByLabels, ByScore, Preferred
+from plumbline.evaluate.judges import margin_of, points_of
 from plumbline.evaluate.records import Asked, Choice, Comparison, Outcome, Programming
 from plumbline.evaluate.run import Order, evaluate, load_task, run_task, select
 from plumbline.evaluate.tasks import SHIPPED, Setting, Task, read_items
 from plumbline.models import load
+from plumbline.models.preference import Scored, Spoken, Verdict
 from plumbline.models.scripted import Scripted, ScriptedScore
 from recoded import recode
 
@@ -216,7 +217,7 @@ def test_the_gap_by_hand() -> None:
 def test_a_win_rate_is_against_a_model_or_a_reference(tmp_path: Path) -> None:
     mine, theirs = bench_of(tmp_path, lambda prompt: "long " * 9), bench_of(tmp_path, lambda prompt: "short", "other")
     items = [Asked(item_id=str(n), prompt=f"p{n}", references=("as long as this is",)) for n in range(8)]
-    longer = ByScore(ScriptedScore(lambda _, text: float(len(text))))
+    longer = Scored(ScriptedScore(lambda _, text: float(len(text))))
     done = run(ALL["win_rate"], mine, items, theirs, prefer=longer)
     (rate, *_) = done.measured
     assert (rate.value, rate.n) == (1, 8) and rate.change.other == 0 and rate.verdict == "better"
@@ -226,23 +227,35 @@ def test_a_win_rate_is_against_a_model_or_a_reference(tmp_path: Path) -> None:
     assert done.measured[0].value == 0.5 and done.measured[0].verdict == "same"
 
 
-def test_a_judge_that_likes_a_place_has_no_say() -> None:
-    class First:
-        name = "first"
+@pytest.mark.parametrize(
+    ("forward", "backward", "points", "margin"),
+    [
+        (2.0, -2.0, 0.5, 0.0),  # it likes the first place, whatever stands there
+        (3.0, 1.0, 1, 2.0),
+        (3.0, -1.0, 1, 1.0),  # the orders disagree, and one is surer
+        (-1.0, -1.0, 0, -1.0),
+        (1.0, None, 0.5, 0.0),  # it named neither answer in one order
+    ],
+)
+def test_both_orders_decide(forward: float, backward: float | None, points: float, margin: float) -> None:
+    verdict = Verdict(forward, backward)
+    assert (points_of(verdict), margin_of(verdict)) == (points, margin)
 
-        def ask(self, cases: Any) -> list[float]:
-            return [2.0 for _ in cases]
 
-    class Longer:
-        name = "longer"
+def test_a_judge_that_goes_by_the_place_has_no_say(tmp_path: Path) -> None:
+    """An endpoint that always says A: every item is a tie, and the agreement of its orders says why."""
+    mine, theirs = bench_of(tmp_path, lambda prompt: "mine"), bench_of(tmp_path, lambda prompt: "theirs", "other")
+    items = [Asked(item_id=str(n), prompt=f"p{n}") for n in range(5)]
+    judge = Spoken(Scripted(lambda prompt: "A"))
+    figures = {each.metric: each.value for each in run(ALL["win_rate"], mine, items, theirs, prefer=judge).measured}
+    assert figures["win_rate"] == 0.5 and figures["order_agreement"] == 0
 
-        def ask(self, cases: Any) -> list[float]:
-            return [1.0 + len(case["one"]) - len(case["other"]) for case in cases]
+    def fair(prompt: str) -> str:
+        return "A" if prompt.index("mine") < prompt.index("theirs") else "B"
 
-    assert ByLabels(First())(["p"], ["a"], ["b"]) == [Preferred(0.5, 0.0, False)]  # type: ignore[arg-type]
-    found = ByLabels(Longer())(["p", "p", "p"], ["aaaa", "a", "a"], ["b", "bbbb", "a"])  # type: ignore[arg-type]
-    assert [each.points for each in found] == [1, 0, 0.5] and [each.margin for each in found] == [3, -3, 0]
-    assert [each.agreed for each in found] == [True, True, False]
+    judge = Spoken(Scripted(fair))
+    figures = {each.metric: each.value for each in run(ALL["win_rate"], mine, items, theirs, prefer=judge).measured}
+    assert figures["win_rate"] == 1 and figures["order_agreement"] == 1
 
 
 def test_programs_are_taken_out_of_their_fence_and_run_by_the_runner(tmp_path: Path) -> None:
@@ -284,8 +297,11 @@ def test_answers_are_held_against_references(tmp_path: Path) -> None:
 
 def test_tasks_without_what_they_need_are_left_out_or_refused(tmp_path: Path) -> None:
     model, notes = bench_of(tmp_path, lambda prompt: "yes"), list[str]()
-    possible = select(model, None, Order(), notes)
-    assert [task.name for task in possible] == ["truthful_answers", "refusal", "toxicity", "bias"]
+    possible = select(model, None, Order(judge=model.name), notes)
+    assert [task.name for task in possible] == ["refusal", "toxicity", "bias"]
+    assert any(note.startswith("truthful_answers is left out: it reads the judge's probabilities") for note in notes)
+    lost = select(model, None, Order(judge="nobody/nowhere@9"), notes)
+    assert lost == possible and any("its judge is not there: " in note for note in notes)
     assert any(note.startswith("perplexity is left out: it reads probabilities") for note in notes)
     assert any(note.startswith("win_rate is left out: it takes somebody to win against") for note in notes)
     assert not any(note.startswith("bleu") for note in notes)  # nobody misses it who gave no file

@@ -40,7 +40,10 @@ Data = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option("--limit", help="At most N items of each task.", metavar="N", min=1)]
 JudgeName = Annotated[
-    str, typer.Option("--judge", help="The local model that judges, by the probabilities of two labels.")
+    str,
+    typer.Option(
+        "--judge", help="The model that judges: one that runs here by the probabilities of labels, another by its word."
+    ),
 ]
 Reward = Annotated[
     str | None,

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 from plumbline.errors import UserError
 from plumbline.evaluate.bench import Bench
-from plumbline.evaluate.likelihood import Case, bare
+from plumbline.evaluate.judges import CRITERION, margin_of, points_of
+from plumbline.evaluate.likelihood import Case as Given
+from plumbline.evaluate.likelihood import bare
 from plumbline.evaluate.records import Asked, Comparison, Outcome
 from plumbline.evaluate.statistics import at_equal_length
 from plumbline.evaluate.tasks import Metric, Setting, Task, plain
 from plumbline.models import Prompt, Sampling
+from plumbline.models.preference import Case
 
 ANSWER = Sampling(temperature=0.0, max_new_tokens=128)
 AIMS = ("helpful", "honest", "harmless")
@@ -24,7 +27,7 @@ VERDICTS = {1.0: "wins", 0.5: "ties", 0.0: "loses"}
 
 def prefer_better(bench: Bench, items: Sequence[Comparison], setting: Setting) -> list[Outcome]:
     """Whether the prompt makes the better answer likelier by more than the worse one."""
-    cases = [Case(item.prompt, (item.chosen, item.rejected)) for item in items]
+    cases = [Given(item.prompt, (item.chosen, item.rejected)) for item in items]
     weights, anyway = bench.weigh(cases), bench.weigh([bare(case) for case in cases])
     outcomes = []
     for item, own, likely in zip(items, weights, anyway, strict=True):
@@ -71,7 +74,8 @@ def win(bench: Bench, items: Sequence[Asked], setting: Setting) -> list[Outcome]
     else:
         raise UserError("a win rate is against somebody: name a model with --against, or give items with references")
     mine = bench.answer(prompts, ANSWER)
-    found = setting.prefer(prompts, mine, theirs)
+    cases = [Case(*each) for each in zip(prompts, mine, theirs, strict=True)]
+    found = setting.prefer(cases, CRITERION)
     return [
         Outcome(
             item_id=item.item_id,
@@ -79,13 +83,13 @@ def win(bench: Bench, items: Sequence[Asked], setting: Setting) -> list[Outcome]
             prompt=plain(item.prompt),
             completion=own,
             values={
-                "points": said.points,
+                "points": points_of(said),
                 "longer": float(len(own) - len(other)),
-                "agreed": float(said.agreed),
+                "agreed": float(said.winner != "tie"),
             },
             beside=other,
-            note=f"{VERDICTS[said.points]} against {who} ({said.margin:+.2f})",
-            worth=said.margin,
+            note=f"{VERDICTS[points_of(said)]} against {who} ({margin_of(said):+.2f})",
+            worth=margin_of(said),
         )
         for item, own, other, said in zip(items, mine, theirs, found, strict=True)
     ]
@@ -106,7 +110,7 @@ WIN_RATE = Task(
             about="the same if no answer were longer than the other",
             mirrored=True,
         ),
-        Metric("order_agreement", ("agreed",), about="the judge names the same answer in both orders"),
+        Metric("order_agreement", ("agreed",), about="the judge names one answer, and the same one in both orders"),
     ),
     file="ordinary.jsonl",
     needs=("rival",),

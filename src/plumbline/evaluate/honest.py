@@ -207,4 +207,5 @@ TRUTHFUL_ANSWERS = Task(
         Metric("judge_accuracy", ("judge_right",), about="the judge on the items' own right and wrong answers"),
     ),
     file="truthfulness.jsonl",
+    needs=("labels",),
 )

@@ -18,10 +18,10 @@ from plumbline import __version__
 from plumbline.errors import UserError
 from plumbline.evaluate import TASKS
 from plumbline.evaluate.bench import Bench
-from plumbline.evaluate.judges import PREFERENCE, ByLabels, ByScore, open_judge
 from plumbline.evaluate.records import Outcome
 from plumbline.evaluate.tasks import SHIPPED, Metric, Runner, Setting, Task
-from plumbline.models.score import load_scorer
+from plumbline.models.preference import Prefer, load_preference
+from plumbline.models.resolve import resolve
 from plumbline.project import file_digest
 from plumbline.records import Change, Evaluation, Measured, write_jsonl
 
@@ -40,7 +40,7 @@ class Order:
     limit: int | None = None
     """Most items of a task."""
     judge: str = JUDGE
-    """A local model that judges by the probabilities of labels."""
+    """A model that judges: a local one by the probabilities of labels, an endpoint by what it says."""
     reward: str | None = None
     """A scorer that decides who wins, in the judge's place."""
     runner: Runner | None = None
@@ -114,8 +114,9 @@ def evaluate(
     return Result(evaluation, done, list(dict.fromkeys(notes)))
 
 
-def judge_of(order: Order) -> ByScore | ByLabels:
-    return ByScore(load_scorer(order.reward)) if order.reward else ByLabels(open_judge(order.judge, PREFERENCE))
+def judge_of(order: Order) -> Prefer:
+    """A scorer, a local model that reads one answer at a time, or an endpoint that says which of two it is."""
+    return load_preference(order.reward, "score") if order.reward else load_preference(order.judge)
 
 
 def shown(path: Path) -> str:
@@ -165,12 +166,23 @@ def lacks(task: Task, bench: Bench, other: Bench | None, order: Order) -> str:
         remote = next((each for each in (bench, other) if each is not None and not each.local), None)
         if remote is not None:
             return f"it reads probabilities of given texts, and {remote.name!r} does not run here"
+    if "labels" in task.needs and (why := unread(order.judge)):
+        return why
     if task.name == "kl" and other is not None and not bench.cuts_like(other):
         return (
             f"{bench.name!r} and {other.name!r} cut text into different tokens, so there is no KL between them; "
             "bits_per_byte of perplexity compares them"
         )
     return ""
+
+
+def unread(judge: str) -> str:
+    """Why the judge's probabilities of labels cannot be read; "" if they can."""
+    try:
+        here = resolve(judge).kind == "folder"
+    except UserError as error:
+        return f"its judge is not there: {error}"
+    return "" if here else f"it reads the judge's probabilities, and {judge!r} does not run here; name another --judge"
 
 
 # ---- one task

@@ -16,22 +16,21 @@ import numpy as np
 
 from plumbline.errors import UserError
 from plumbline.evaluate.bench import Bench
-from plumbline.evaluate.judges import Preferred
 from plumbline.evaluate.records import Comparison, Item, Outcome
 from plumbline.evaluate.statistics import Figure, Floats, Statistic, compare, mean, measure
 from plumbline.files import read_jsonl
 from plumbline.models import Prompt, Score
+from plumbline.models.preference import Prefer
 from plumbline.models.score import load_scorer
 
 SHIPPED = Path(__file__).parent / "items"
 
 Aim = Literal["helpful", "honest", "harmless", "capable", "near"]
-Need = Literal["data", "probabilities", "other", "rival", "runner"]
+Need = Literal["data", "probabilities", "other", "rival", "runner", "labels"]
 """What a task takes beside a model: a file of items, probabilities of texts, another model, another model or reference
-answers in the file, something that runs programs."""
+answers in the file, something that runs programs, a judge whose probabilities of labels can be read."""
 Runner = Callable[[str, str], bool]
 """A program and its tests, to whether it passes; it answers for the program doing no harm."""
-Preferring = Callable[[Sequence[Prompt], Sequence[str], Sequence[str]], list[Preferred]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Setting:
 
     other: Bench | None = None
     """The model to compare with."""
-    prefer: Preferring | None = None
+    prefer: Prefer | None = None
     """Which of two answers is better."""
     judge: str = ""
     """The model that judges by label probabilities."""
