@@ -109,6 +109,7 @@ def test_what_was_measured_is_what_promotion_asks_for(plumb: Plumb, tmp_path: Pa
         (("--tasks", "pass_at_k", "--data", "pass_at_k=x.jsonl"), "give --runner FILE.py:FUNCTION"),
         (("--runner", "sandbox"), "--runner is 'sandbox': name a function"),
         (("--people",), "--people compares two models: name the other with --against"),
+        (("--people", "--tasks", "refusal"), "--people asks people and does no task: leave out --tasks and --html"),
         (("--against", "SELF"), "which is the model itself"),
     ],
 )

@@ -110,6 +110,8 @@ def evaluate(
     other = open_bench(against, root, again, engine, mode) if against is not None else None
     if other is not None and other.folder == bench.folder:
         raise UserError(f"--against is {against!r}, which is the model itself: name another one")
+    if people and (names or html is not None):
+        raise UserError("--people asks people and does no task: leave out --tasks and --html")
     if people:
         show(record(project, by_people(bench, other, order)), as_json)
     else:
