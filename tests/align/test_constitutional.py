@@ -158,6 +158,18 @@ def test_a_critics_words_are_cleaned(said: str, kept: str) -> None:
     assert stripped(said) == kept
 
 
+def test_what_is_learned_can_be_chosen_by_a_scorer_anew_and_without_asking(tmp_path: Path) -> None:
+    pupil, critic = models()
+    given = (tmp_path / "run", prompts(6), pupil, critic, LAW, Config())
+    assert revise(*given, harmless=prompts(2, "fine"))["demonstrations"] == 8
+    asked = len(critic.calls)
+    liked = ScriptedScore(lambda prompt, completion: 1.0 if prompt in ("question 1", "fine 0") else -1.0)
+    assert revise(*given, harmless=prompts(2, "fine"), keep=liked)["demonstrations"] == 3
+    shown = read_jsonl(tmp_path / "run" / "demonstrations.jsonl", Demonstration)
+    assert [each.messages[0]["content"] for each in shown] == ["question 1", "fine 0", "fine 1"]
+    assert len(critic.calls) == asked
+
+
 # ---- stopped and gone on with
 
 

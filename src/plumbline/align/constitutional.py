@@ -96,13 +96,16 @@ def revise(
     *,
     harmless: Sequence[PromptRecord] = (),
     refusal: Score | None = None,
+    keep: Score | None = None,
     held: bool = False,
     advance: Advance = lambda steps: None,
 ) -> dict[str, Any]:
     """Asks, criticises and revises; writes trail, demonstrations and summary, and returns the summary.
 
     `held` says that the critic is a local model: it is held to a principle's openings, and revises by examples alone.
-    `refusal` counts refusals. Stopped at any moment and called again with the same arguments, it goes on.
+    `refusal` counts refusals. `keep` chooses which revisions are learned, those whose log-odds are above 0; it asks
+    no model for a step, so a finished run can be chosen from anew. Stopped at any moment and called again with the
+    same arguments, it goes on.
     """
     refuse_shared(prompts, harmless)
     constitution = constitution.within(config.domains)
@@ -116,7 +119,8 @@ def revise(
         red_team = [each for each in part if each.prompt_id not in fine]
         for turn in range(1, config.rounds + 1):
             revise_once(trail, red_team, critic, constitution, config, turn, held=held and not config.full)
-    shown_ones = [*demonstrations(trail, prompts, config.rounds), *demonstrations(trail, harmless, 0)]
+    learned = chosen(trail, prompts, config.rounds, keep)
+    shown_ones = [*demonstrations(trail, learned, config.rounds), *demonstrations(trail, harmless, 0)]
     if not shown_ones:
         raise UserError(f"no answer came out with any text: look into {str(trail.path)!r}, and try another model")
     write_jsonl(folder / "demonstrations.jsonl", shown_ones)
@@ -160,6 +164,14 @@ def latest(trail: Trail, record: PromptRecord, turn: int) -> str:
     key = Key(record.prompt_id, "revision", turn) if turn else Key(record.prompt_id, "answer")
     text = trail[key].text
     return stripped(text) if turn else text
+
+
+def chosen(trail: Trail, prompts: Sequence[PromptRecord], rounds: int, keep: Score | None) -> Sequence[PromptRecord]:
+    """The prompts whose last revision the scorer says yes to; all of them without one."""
+    if keep is None or not prompts:
+        return prompts
+    scores = keep([each.prompt for each in prompts], [latest(trail, each, rounds) for each in prompts])
+    return [each for each, score in zip(prompts, scores, strict=True) if score > 0]
 
 
 def demonstrations(trail: Trail, prompts: Sequence[PromptRecord], rounds: int) -> Iterator[Demonstration]:

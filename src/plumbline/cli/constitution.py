@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from plumbline.cli.help import STYLE, Command, Group
-from plumbline.cli.loading import Engine, Mode, ModelName, named, open_model
+from plumbline.cli.loading import Engine, Mode, ModelName, named, open_model, open_scorer
 from plumbline.cli.options import fields, parameter
 from plumbline.cli.prompts import check_fit, read_prompts, tokenizer_of
 from plumbline.cli.terminal import AsJson, note, print_json, printable, progress, screen, table, waiting
@@ -20,7 +20,7 @@ from plumbline.errors import UserError
 if TYPE_CHECKING:
     from plumbline.align.constitutional import Config
     from plumbline.align.trail import Step
-    from plumbline.models import Generate
+    from plumbline.models import Generate, Score
     from plumbline.models.preference import Prefer, Way
     from plumbline.records import PromptRecord
 
@@ -83,6 +83,12 @@ Judge = Annotated[
     str | None,
     typer.Option("--judge", help="Model that compares answers; without it the model itself.", metavar="NAME"),
 ]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        "--keep", help="Learn only revisions that this scorer says yes to, for example refusal.", metavar="SCORER"
+    ),
+]
 AskedBy = Annotated[
     str | None, typer.Option("--way", help="How the judge is asked: spoken, pair, alone, or score.", metavar="WAY")
 ]
@@ -98,6 +104,7 @@ def run(
     harmless: Harmless = None,
     constitution: Law = "",
     critic: Critic = None,
+    keep: Keep = None,
     judge: Judge = None,
     way: AskedBy = None,
     model: ModelName = None,
@@ -126,7 +133,8 @@ def run(
     if stage == "revise":
         name = critic or model
         speaker = assistant if name == model else open_model(name, engine, mode)
-        summary = revised(out, asked, fine, assistant, speaker, held(name), constitution, config)
+        scorer = open_scorer(keep, None, None) if keep else None
+        summary = revised(out, asked, fine, assistant, speaker, scorer, held(name), constitution, config)
     else:
         summary = ranked(out, asked, assistant, open_judge(judge or model, way), constitution, config)
     if as_json:
@@ -149,6 +157,7 @@ def revised(
     fine: list[PromptRecord],
     assistant: Generate,
     critic: Generate,
+    keep: Score | None,
     holds: bool,
     law: str,
     config: Config,
@@ -169,6 +178,7 @@ def revised(
             config,
             harmless=fine,
             refusal=load_scorer("refusal"),
+            keep=keep,
             held=holds,
             advance=advance,
         )
