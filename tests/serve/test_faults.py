@@ -272,6 +272,27 @@ def test_a_rail_that_fails_lets_nothing_pass(serve: Serve, script: str, side: st
         assert not row.answers
 
 
+def test_a_rail_that_takes_too_long_lets_nothing_pass(serve: Serve, script: str) -> None:
+    from plumbline.guard import Verdict
+
+    go = threading.Event()
+
+    class Slow:
+        name = "slow"
+
+        def __call__(self, text: str, side: Any) -> Verdict:
+            go.wait(PATIENCE)
+            return Verdict(self.name, side, "pass")
+
+    server = serve(script)
+    server.serving.service.guards, server.serving.service.rail_seconds = (Slow(),), 0.05
+    refused = server.ask("x" * 5000)
+    go.set()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "rail_unavailable")
+    (row,) = server.settled(1)
+    assert row.status == "blocked" and "took too long" in str(row.settings)
+
+
 # ---- the cache
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from plumbline.feedback.store import Exchange
 from plumbline.models.scripted import count_tokens
@@ -39,15 +40,16 @@ GONE = 499
 def add_api(app: FastAPI) -> None:
     """The routes below /v1, and /metrics."""
     for path, route, method in (
-        ("/v1/chat/completions", chat, "POST"),
-        ("/v1/completions", completions, "POST"),
+        ("/metrics", metrics, "GET"),
+        ("/v1/models/{name:path}", model, "GET"),
+        ("/v1/models", models, "GET"),
         ("/v1/embeddings", embeddings, "POST"),
         ("/v1/feedback", said, "POST"),
-        ("/v1/models", models, "GET"),
-        ("/v1/models/{name:path}", model, "GET"),
-        ("/metrics", metrics, "GET"),
+        ("/v1/completions", completions, "POST"),
+        ("/v1/chat/completions", chat, "POST"),
     ):
-        app.router.add_route(path, route, methods=[method])
+        # Before the site's own, since a request looks at one route after the other.
+        app.router.routes.insert(0, Route(path, route, methods=[method]))
 
 
 async def chat(request: Request) -> Response:

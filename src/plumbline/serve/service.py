@@ -20,7 +20,7 @@ from typing import Any
 from plumbline.errors import EndpointError, EngineCrashed, UserError
 from plumbline.feedback.store import Exchange, Store
 from plumbline.feedback.traffic import Status
-from plumbline.guard import Guard, Verdict
+from plumbline.guard import Guard, Side, Verdict
 from plumbline.guard.guarded import Blocked, Held, checked_prompt
 from plumbline.models import Conversation, Prompt, Raw
 from plumbline.serve import tools
@@ -210,12 +210,12 @@ class Service:
         prompts = []
         for prompt in asked.prompts:
             size = len(str(prompt))
-            passed, verdicts = await self._rails(size, checked_prompt, self.guards, as_prompt(prompt))
+            passed, verdicts = await self._rails("input", size, checked_prompt, self.guards, as_prompt(prompt))
             draft.verdicts += verdicts
             prompts.append({**prompt, **wire(passed)})
         return replace(asked, prompts=tuple(prompts))
 
-    async def _rails(self, size: int, work: Any, *given: Any) -> Any:
+    async def _rails(self, side: Side, size: int, work: Any, *given: Any) -> Any:
         """The work of rails on a text of that size, a long one in a thread; what takes too long is unavailable."""
         if size <= BRIEF:
             return work(*given)
@@ -223,14 +223,14 @@ class Service:
             async with asyncio.timeout(self.rail_seconds):
                 return await asyncio.to_thread(work, *given)
         except TimeoutError:
-            raise Blocked(Verdict("all", "input", "unavailable", "it took too long")) from None
+            raise Blocked(Verdict("all", side, "unavailable", "they took too long")) from None
 
     async def _let_out(self, draft: Draft, held: Held, text: str, *, ends: bool) -> str:
         """More of an answer, as far as rails let it out."""
         if not self.guards:
             return text
         size = len(draft.text) + len(text)
-        out: str = await self._rails(size, lambda: held.add(text) + (held.end() if ends else ""))
+        out: str = await self._rails("output", size, lambda: held.add(text) + (held.end() if ends else ""))
         if held.stopped is not None and held.stopped.outcome == "unavailable":
             raise Blocked(held.stopped)
         if ends or held.stopped is not None:
