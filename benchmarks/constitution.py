@@ -1,6 +1,6 @@
 """What Constitutional AI reaches with the bundled model: judges beside people, and the wifi question from end to end.
 
-    PLUMBLINE_TEST_DATA=FOLDER python benchmarks/constitution.py judges [--limit N]
+    PLUMBLINE_TEST_DATA=FOLDER python benchmarks/constitution.py judges [--limit N] [--ways WAY ...]
     PLUMBLINE_TEST_DATA=FOLDER python benchmarks/constitution.py story [--limit N] [--out FOLDER]
 
 `judges` asks every kind of judge which of two answers is better, where people have said so (hh_rlhf_harmless), by the
@@ -92,12 +92,12 @@ JUDGES = (
 )
 
 
-def bench_judges(limit: int) -> None:
+def bench_judges(limit: int, ways: Sequence[str]) -> None:
     """One line for each judge, and one for a rule that only looks at length."""
     import numpy as np
 
     cases, lines = people_said(limit), []
-    for name, model, way, shots in JUDGES:
+    for name, model, way, shots in (judge for judge in JUDGES if judge[2] in ways):
         begin = time.perf_counter()
         found = verdicts(load_preference(model, way), cases, shots)  # type: ignore[arg-type]
         if model == "toxicity":
@@ -116,8 +116,8 @@ def bench_judges(limit: int) -> None:
         "s per pair",
     ]
     write_section(
-        "Constitution: judges",
-        f"python benchmarks/constitution.py judges --limit {limit}",
+        f"Constitution: judges ({', '.join(ways)})",
+        f"python benchmarks/constitution.py judges --limit {limit} --ways {' '.join(ways)}",
         f"{table(head, lines)}\n\nAgainst what people chose in hh_rlhf_harmless, by a principle drawn for each prompt "
         "among the harmless ones; Wilson's 95 % intervals. A judge sees the last human turn and both answers, 600 "
         "characters of each.",
@@ -224,10 +224,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("judges", "story"))
     parser.add_argument("--limit", type=int, default=150, help="pairs, or prompts of each kind")
+    parser.add_argument("--ways", nargs="+", default=("pair", "alone", "spoken", "score"), help="of asking a judge")
     parser.add_argument("--out", type=Path, help="where the story's files stay")
     given = parser.parse_args()
     if given.what == "judges":
-        bench_judges(given.limit)
+        bench_judges(given.limit, given.ways)
     else:
         bench_story(given.limit, given.out or Path(tempfile.mkdtemp(prefix="constitution-")))
 
