@@ -15,7 +15,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,15 +193,7 @@ def kappa(first: Sequence[object], second: Sequence[object]) -> float:
     return (same - chance) / (1 - chance) if chance < 1 else 0.0
 
 
-Preference: TypeAlias = Literal["win", "loss", "tie"]
-
-
 # ---- win rates
-
-
-def win_rate_error(points: Sequence[float]) -> float:
-    """The standard error of a mean of wins (1), ties (½) and losses (0)."""
-    return float(np.std(points, ddof=1) / np.sqrt(len(points))) if len(points) > 1 else 0.0
 
 
 def at_equal_length(rows: Floats, weights: Floats) -> Floats:

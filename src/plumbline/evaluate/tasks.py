@@ -113,8 +113,6 @@ class Task:
     file: str = ""
     """The items that ship."""
     needs: tuple[Need, ...] = ()
-    seconds: float = 0.0
-    """About how long the bundled model takes on two cores."""
 
     @property
     def compares(self) -> bool:
