@@ -15,7 +15,7 @@ from plumbline.align.critic import stripped
 from plumbline.align.principles import read_constitution
 from plumbline.align.trail import Step
 from plumbline.errors import EndpointError, UserError
-from plumbline.models import Completion, Sampling
+from plumbline.models import Completion, Sampling, load
 from plumbline.models.preference import Case, Criterion, Spoken, Verdict
 from plumbline.models.scripted import Scripted, ScriptedScore, prompt_text
 from plumbline.records import Demonstration, Pair, PromptRecord, Ranking, read_jsonl
@@ -126,6 +126,17 @@ def test_a_held_critic_is_given_the_openings_of_its_principle_and_no_other(tmp_p
                 assert (grammar is not None) == bool(principle.openings)
                 assert all(json.dumps(f"{opening} ") in (grammar or "") for opening in principle.openings)
         assert held or not any(call.sampling.grammar for call in critic.calls)
+
+
+def test_a_real_engine_begins_a_held_revision_with_an_opening(tmp_path: Path, tiny_llama: Path) -> None:
+    model = load(str(tiny_llama), engine="transformers", device="cpu")
+    config = Config(domains=("harmless",), shots=0, max_new_tokens=48)
+    for name, held in (("held", True), ("free", False)):
+        revise(tmp_path / name, prompts(4), model, model, LAW, config, held=held)
+        revisions = [step for step in steps(tmp_path / name) if step.kind == "revision"]
+        openings = {each.id: each.openings for each in LAW.principles}
+        begun = [step.text.startswith(openings[step.principle or ""]) for step in revisions]
+        assert begun == [held] * 4
 
 
 def test_refusals_are_counted_before_after_and_where_they_are_wrong(tmp_path: Path) -> None:
