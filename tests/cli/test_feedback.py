@@ -295,7 +295,9 @@ def test_two_of_one_name_are_told_apart_by_their_ids(plumb: Plumb, project: Proj
         store.add_rankings(
             [parse(Ranking, said(TEA, "Ann", 2, 1)), parse(Ranking, said(TEA, other.labeler_id, 1, 2))], "x"
         )
-    out = plumb("feedback", "labelers", "--exclude", other.name, "--because", "too fast")  # an id goes before a name
+    out = plumb("feedback", "labelers", "--exclude", other.name, "--because", "too fast")
+    assert out.exit_code == 2 and f"say 'id:Ann' or 'id:{other.labeler_id}'" in out.stderr
+    out = plumb("feedback", "labelers", "--exclude", "id:Ann", "--because", "too fast")
     assert out.exit_code == 0 and "Ann (Ann) is excluded: too fast" in out.stderr
 
 

@@ -31,10 +31,9 @@ def test_two_who_are_called_alike_are_told_apart_by_their_ids(store: Store) -> N
     with store.write() as connection:  # as a file of somebody else's rankings brings her
         connection.execute(insert(schema.labeler).values(labeler_id="ann", name="ann", role="labeler", at=ann.at))
     assert store.person(ann.labeler_id) == ann
-    with pytest.raises(
-        UserError, match=f"2 labelers called 'ann': say which one by the id, 'ann' or '{ann.labeler_id}'"
-    ):
+    with pytest.raises(UserError, match=f"2 labelers called 'ann': say 'id:ann' or 'id:{ann.labeler_id}'"):
         store.person("ann")
+    assert store.person("id:ann").labeler_id == "ann" and store.person(f"id:{ann.labeler_id}") == ann
 
 
 def test_a_labeler_must_make_sense(store: Store) -> None:

@@ -21,7 +21,7 @@ def erase(
         typer.Argument(help="The user's id, as the application gave it.", metavar="USER", show_default=False),
     ] = None,
     labeler: Annotated[
-        str | None, typer.Option("--labeler", help="A labeler instead, by name or id.", metavar="NAME")
+        str | None, typer.Option("--labeler", help="A labeler instead, by name, id, or id:ID.", metavar="NAME")
     ] = None,
     with_rankings: Annotated[
         bool, typer.Option("--with-rankings", help="What the labeler said goes, too; else it stays, of nobody.")

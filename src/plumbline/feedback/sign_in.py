@@ -56,16 +56,16 @@ class SignIn(Database):
             return find_labeler(connection, labeler_id)
 
     def person(self, named: str) -> Labeler:
-        """The labeler of this id or this name; an unknown one, or one of several, is a `UserError`."""
+        """The labeler of this id or name, or of "id:ID"; an unknown one, or one of several, is a `UserError`."""
         columns = schema.labeler.c
-        fits = or_(columns.labeler_id == named, columns.name == named)
+        fits = or_(columns.labeler_id == named, columns.name == named, columns.labeler_id == named.removeprefix("id:"))
         with self.read() as connection:
             found = (
                 connection.execute(select(columns.labeler_id).where(fits).order_by(columns.labeler_id)).scalars().all()
             )
             if len(found) > 1:
-                ids = " or ".join(map(repr, found))
-                raise UserError(f"there are {len(found)} labelers called {named!r}: say which one by the id, {ids}")
+                ways = " or ".join(repr(f"id:{each}") for each in found)
+                raise UserError(f"there are {len(found)} labelers called {named!r}: say {ways}")
             return find_labeler(connection, found[0] if found else named)
 
     # ---- links
