@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
-BENCHMARKS := models preferences feedback ppo audit
+BENCHMARKS := models preferences feedback ppo audit serve
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
