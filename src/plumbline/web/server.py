@@ -59,7 +59,7 @@ def serve(
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Tells our address once Ctrl-C is its own: before that, Python may drop one, in a weak reference's callback."""
+        """Tells our address once Ctrl-C is its own: before that, Python may drop one in a weak reference's callback."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
