@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,3 +67,17 @@ def smollm2(pytestconfig: pytest.Config) -> Path:
     if not folder.exists():
         folder.symlink_to(shared, target_is_directory=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser. It is closed with its module: while it is open, Playwright runs a loop in this thread."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium: install it to test the pages")
+    with playwright.sync_playwright() as tool:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = tool.chromium.launch(executable_path=program, args=flags)
+        yield browser
+        browser.close()

@@ -6,8 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,7 +20,6 @@ from plumbline.align.figures import DETECTORS
 from plumbline.models.scripted import ScriptedScore
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> "quoted" & \x1b[31mred'
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -140,17 +137,6 @@ def test_what_is_said_of_the_detectors_stands_in_the_results(folder: Path) -> No
 
 
 # ---- the page in a browser
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium: install it to test the pages")
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.browser

@@ -6,8 +6,6 @@ import base64
 import hashlib
 import html
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,7 +22,6 @@ from plumbline.models.scripted import Scripted
 from plumbline.records import Change, Evaluation, Measured
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> "quoted" & I can\'t help with that.'
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -118,26 +115,14 @@ def test_long_and_empty_texts_are_told() -> None:
 # ---- in a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_it_is_read_in_light_and_dark_and_on_a_phone(
-    browser: Any, result: Result, tmp_path: Path, scheme: str, width: int
+    chromium: Any, result: Result, tmp_path: Path, scheme: str, width: int
 ) -> None:
     write_report(result, tmp_path / "report.html")
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     faults: list[str] = []
     page.on("console", lambda message: faults.append(message.text))
     page.goto((tmp_path / "report.html").as_uri())
