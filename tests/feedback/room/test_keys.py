@@ -140,6 +140,7 @@ def test_what_is_in_an_answer_is_text(room: Room, enter: Enter) -> None:
 def test_the_page_never_tells_who_made_an_answer(room: Room, enter: Enter) -> None:
     bodies: list[str] = []
     page = enter("ann")
+    shown(page)  # the page is whole; one that is still on its way cannot be loaded anew
     page.on("response", lambda answer: bodies.append(answer.text()) if "/label" in answer.url else None)
     page.reload()
     rank_all(page)
