@@ -69,6 +69,11 @@ def test_a_field_becomes_a_parameter_that_typer_reads() -> None:
     assert parameter(Field("stop", "tuple[str, ...]", (), "Ends before.")).default == []
 
 
+@pytest.mark.parametrize(("default", "flag"), [(True, "--scale/--no-scale"), (False, "--scale")])
+def test_what_is_on_unless_told_can_be_turned_off(default: bool, flag: str) -> None:
+    assert Field("scale", "bool", default, "Divide by the spread.").flag == flag
+
+
 def test_a_type_without_an_option_is_our_own_bug() -> None:
     with pytest.raises(AssertionError, match="shape has the type dict"):
         parameter(Field("shape", "dict[str, int]", None, "A shape."))

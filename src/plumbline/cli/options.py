@@ -41,7 +41,9 @@ class Field:
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        """The option; what is on unless told can be turned off."""
+        name = self.name.replace("_", "-")
+        return f"--{name}/--no-{name}" if self.default is True else f"--{name}"
 
 
 @cache
