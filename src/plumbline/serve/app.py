@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from plumbline.errors import UserError
-from plumbline.feedback.room.app import StoredSessions
+from plumbline.feedback.queue import Queue
+from plumbline.feedback.room import app as room
 from plumbline.feedback.store import Store
 from plumbline.guard.rails import make_guards
 from plumbline.project import Project
@@ -131,9 +132,9 @@ def create_app(service: Service) -> FastAPI:
         return {"status": "degraded" if faults else "ok", "models": names, "faults": faults}
 
     app = create_site(
-        StoredSessions(service.store),
-        roles=playground.ROLES,
-        folders=[Path(__file__).parent],
+        room.StoredSessions(service.store),
+        roles=room.ROLES,
+        folders=[Path(__file__).parent, room.FOLDER],
         refusals=replies.error_of,
         health=health,
     )
@@ -149,6 +150,7 @@ def create_app(service: Service) -> FastAPI:
     add_api(app)
     app.include_router(playground.router)
     app.include_router(traffic.router)
+    room.add_room(app, service.store, Queue(service.store), beside=(("/playground", "Playground"),))
     return app
 
 

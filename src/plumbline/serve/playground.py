@@ -17,6 +17,7 @@ from pydantic import Field
 from starlette.responses import RedirectResponse, Response
 
 from plumbline.feedback.api_keys import ApiKey
+from plumbline.feedback.room.app import ROLES
 from plumbline.feedback.store import Exchange, Store
 from plumbline.models import Sampling
 from plumbline.records import ComparisonSet, Message, Ranking, parse, prompt_id
@@ -28,7 +29,6 @@ from plumbline.serve.service import Service, fitted, refusal_of
 from plumbline.web.auth import Visitor, needs
 
 router = APIRouter()
-ROLES = ("labeler", "manager")
 Player = Annotated[Visitor, Depends(needs(*ROLES))]
 
 TENANT = ApiKey("playground", "playground", "", frozenset({"admin"}), datetime.fromtimestamp(0, UTC), at_once=64)

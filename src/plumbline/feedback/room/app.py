@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from plumbline.feedback.queue import Queue
     from plumbline.feedback.store import Store
 
+FOLDER = Path(__file__).parent
+"""Where the room's templates and scripts are."""
 ROLES = ("labeler", "manager")
 FIRST_PAGES = {"labeler": "/label", "manager": "/manager"}
 
@@ -39,13 +41,19 @@ class StoredSessions:
         self.store.end_session(session)
 
 
-def create_app(store: Store, queue: Queue, **limits: Any) -> FastAPI:
-    """The application over an open store and its queue; `limits` are those of `create_site`."""
-    app = create_site(StoredSessions(store), roles=ROLES, folders=[Path(__file__).parent], **limits)
+def add_room(app: FastAPI, store: Store, queue: Queue, beside: tuple[tuple[str, str], ...] = ()) -> None:
+    """The room's pages in a site; `beside` are addresses and names of other places there, for its header."""
     app.state.store = store
     app.state.queue = queue
+    app.state.beside = beside
     app.include_router(labeler.router)
     app.include_router(desk.router)
+
+
+def create_app(store: Store, queue: Queue, **limits: Any) -> FastAPI:
+    """The application over an open store and its queue; `limits` are those of `create_site`."""
+    app = create_site(StoredSessions(store), roles=ROLES, folders=[FOLDER], **limits)
+    add_room(app, store, queue)
 
     @app.get("/")
     def first_page(visitor: Annotated[Visitor, Depends(needs(*ROLES))]) -> RedirectResponse:

@@ -59,7 +59,14 @@ LONGEST_NAME, LONGEST_NOTE, LONGEST_TEXT = 80, 500, 100_000
 def page(request: Request, name: str, *, status: int = 200, said: str = "", **values: Any) -> Response:
     """A page in the manager's frame; `said` is a sentence about what was just done."""
     response: Response = request.app.state.pages.render(
-        request, name, status=status, places=PLACES, stamp=stamp_of(request), said=said, number=number, **values
+        request,
+        name,
+        status=status,
+        places=(*PLACES, *request.app.state.beside),
+        stamp=stamp_of(request),
+        said=said,
+        number=number,
+        **values,
     )
     return response
 

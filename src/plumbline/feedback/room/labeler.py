@@ -80,6 +80,7 @@ def room(request: Request, visitor: Ranker) -> Response:
         reasons=REASONS,
         mine=store.ranked_by(visitor.id),
         progress=store.progress(),
+        beside=request.app.state.beside,
     )
     return page
 
