@@ -5,6 +5,8 @@ settings.py     what `plumb serve` can be told
 api.py          the routes of the API
 requests.py     what may be asked, in OpenAI's shapes
 replies.py      what is answered, in OpenAI's shapes
+shapes.py       what is answered, as the document states it
+openapi.py      that document: what may be asked, and what comes back
 tools.py        calls of tools by a model that only writes text
 service.py      the way of a request: key, rails, place, engine, row
 keys.py         who asks, what they may, how much

@@ -17,9 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from plumbline.feedback.store import Exchange
-from plumbline.models.scripted import count_tokens
-from plumbline.serve import feedback, replies
+from plumbline.serve import feedback, openapi, replies
 from plumbline.serve.keys import Caller
 from plumbline.serve.metrics import KIND
 from plumbline.serve.replies import Answered, Pieces
@@ -38,7 +36,8 @@ GONE = 499
 
 
 def add_api(app: FastAPI) -> None:
-    """The routes below /v1, and /metrics."""
+    """The routes below /v1, what describes them, and /metrics."""
+        ("/openapi.json", document, "GET"),
     for path, route, method in (
         ("/metrics", metrics, "GET"),
         ("/v1/models/{name:path}", model, "GET"),
@@ -208,6 +207,11 @@ async def embeddings(request: Request) -> Response:
 
 
 async def said(request: Request) -> Response:
+async def document(request: Request) -> Response:
+    """What can be asked here, and what comes back."""
+    return as_json(openapi.document(keys=service_of(request).keys.needed))
+
+
     """What somebody says of an answer."""
     service = service_of(request)
     caller = await service.keys.caller(request, "feedback")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonValue
 
 from plumbline.errors import BadRecord, UserError
 from plumbline.feedback.store import Exchange, Store
@@ -24,8 +25,17 @@ from plumbline.serve.service import Service
 SOURCE = "serve"
 
 
+ONE: list[JsonValue] = [
+    {"required": [name], "properties": {name: {"type": kind}}}
+    for name, kind in (("thumb", "string"), ("edit", "string"), ("ranks", "array"))
+]
+"""What the API's document says of the three: one of them is given."""
+
+
 class Said(Body):
     """The body of /v1/feedback: one of `thumb`, `edit` and `ranks`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": ONE})
 
     id: Annotated[str, Field(min_length=1, max_length=100)]
     """The id of the answer, as it stands in the reply."""

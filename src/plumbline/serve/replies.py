@@ -148,7 +148,7 @@ class Pieces:
             rest = answer.text[len(before) :]
             if rest or answer.logprobs is not None:
                 events += self._event(place, {"content": rest} if self.chat else rest, answer=answer)
-            if answer.tool_calls:
+            if answer.tool_calls and self.chat:
                 calls = [{"index": number, **call} for number, call in enumerate(answer.tool_calls)]
                 events += self._event(place, {"tool_calls": calls})
             events += self._event(place, {} if self.chat else "", finish=answer.finish_reason)

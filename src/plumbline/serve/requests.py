@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonValue
 
 from plumbline.errors import UserError
 from plumbline.models import Sampling
@@ -24,6 +25,13 @@ MOST_STOPS = 4
 MOST_PROMPTS = 128
 MOST_TEXTS = 2048
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+
+
+WITH_WORDS: list[JsonValue] = [
+    {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+    {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}},
+]
+"""What the API's document says of a message: it has words, or it calls tools."""
 
 
 class ApiError(Refusal):
@@ -80,7 +88,17 @@ class Asked:
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """What is read strictly: a number in quotes is no number, and "yes" is not true."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def stated(**schema: Any) -> Any:
+    """What the API's document says of a field beyond its type, where our own words say it to who does otherwise."""
+    return Field(json_schema_extra=schema)
+
+
+Words = Annotated[str, stated(minLength=1)]
 
 
 class StreamOptions(Body):
@@ -97,15 +115,15 @@ class Drawn(Body):
     top_k: Annotated[int, Field(ge=0)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: str | list[str] | None = None
+    stop: Words | Annotated[list[Words], stated(maxItems=MOST_STOPS)] | None = None
     seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=200)] | None = None
     safety_identifier: Annotated[str, Field(max_length=200)] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    frequency_penalty: Annotated[float | None, stated(enum=[0, None])] = None
+    presence_penalty: Annotated[float | None, stated(enum=[0, None])] = None
+    logit_bias: Annotated[dict[str, float] | None, stated(maxProperties=0)] = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -140,16 +158,18 @@ class Drawn(Body):
 
 
 class Part(Body):
-    type: str
+    model_config = ConfigDict(json_schema_extra={"required": ["type", "text"]})
+
+    type: Annotated[str, stated(const="text")]
     text: str | None = None
 
 
 class Turn(BaseModel):
     """A message; what else a client writes of a turn of the model's (`refusal`, `audio`) is left alone."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra={"anyOf": WITH_WORDS})
 
-    role: str
+    role: Annotated[str, stated(enum=list(ROLES))]
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
@@ -179,7 +199,7 @@ class Chat(Drawn):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    modalities: list[str] | None = None
+    modalities: Annotated[list[str] | None, stated(enum=[["text"], None])] = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
 
@@ -240,10 +260,10 @@ def message_of(turn: Turn, place: int) -> dict[str, Any]:
 class Completions(Drawn):
     """The body of /v1/completions: text without a chat template."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Annotated[str | list[str] | list[int] | list[list[int]], stated(minItems=1)]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: bool | None = None
-    suffix: str | None = None
+    echo: Annotated[bool | None, stated(enum=[False, None])] = None
+    suffix: Annotated[str | None, stated(enum=["", None])] = None
     best_of: int | None = None
 
     def asked(self, default: int) -> Asked:
@@ -283,7 +303,7 @@ class Embeddings(Body):
     """The body of /v1/embeddings."""
 
     model: str = ""
-    input: str | list[str]
+    input: Words | Annotated[list[Words], stated(minItems=1, maxItems=MOST_TEXTS)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: Annotated[str, Field(max_length=200)] | None = None

@@ -6,6 +6,7 @@ Both carry the id of the request, which stands in the server's log beside the tr
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fastapi.exceptions import RequestValidationError
@@ -55,10 +56,13 @@ def request_id(request: Request) -> str:
     return str(request.scope.get("plumbline.request_id", ""))
 
 
-def refuse(request: Request, status: int, sentence: str, *, wait: int | None = None) -> Response:
-    """The answer to a request that is not granted."""
-    headers = {} if wait is None else {"Retry-After": str(wait)}
-    if "text/html" in request.headers.get("accept", ""):
+def refuse(
+    request: Request, status: int, sentence: str, *, wait: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer to a request that is not granted: for a browser a page, except where only programs ask."""
+    headers = {**(headers or {}), **({} if wait is None else {"Retry-After": str(wait)})}
+    told = request.app.state.refusals(request, status, sentence)
+    if told is None and "text/html" in request.headers.get("accept", ""):
         title = TITLES.get(status, TITLES[400])
         response: Response = request.app.state.pages.render(
             request,
@@ -71,7 +75,6 @@ def refuse(request: Request, status: int, sentence: str, *, wait: int | None = N
         )
         response.headers.update(headers)
         return response
-    told = request.app.state.refusals(request, status, sentence)
     plain = {"error": sentence, "request_id": request_id(request)}
     return JSONResponse(plain if told is None else told, status_code=status, headers=headers)
 
@@ -102,7 +105,9 @@ def add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
-        return refuse(request, error.status_code, SENTENCES.get(error.status_code, str(error.detail)))
+        return refuse(
+            request, error.status_code, SENTENCES.get(error.status_code, str(error.detail)), headers=error.headers
+        )
 
 
 class Unexpected:
