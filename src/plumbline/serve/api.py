@@ -37,9 +37,9 @@ GONE = 499
 
 def add_api(app: FastAPI) -> None:
     """The routes below /v1, what describes them, and /metrics."""
-        ("/openapi.json", document, "GET"),
     for path, route, method in (
         ("/metrics", metrics, "GET"),
+        ("/openapi.json", document, "GET"),
         ("/v1/models/{name:path}", model, "GET"),
         ("/v1/models", models, "GET"),
         ("/v1/embeddings", embeddings, "POST"),
@@ -207,11 +207,6 @@ async def embeddings(request: Request) -> Response:
 
 
 async def said(request: Request) -> Response:
-async def document(request: Request) -> Response:
-    """What can be asked here, and what comes back."""
-    return as_json(openapi.document(keys=service_of(request).keys.needed))
-
-
     """What somebody says of an answer."""
     service = service_of(request)
     caller = await service.keys.caller(request, "feedback")
@@ -240,6 +235,11 @@ async def model(request: Request) -> Response:
 def served(service: Service) -> list[dict[str, Any]]:
     names = dict.fromkeys([WHATEVER, *(engine.name for engine in service.versions.engines())])
     return [{"id": name, "object": "model", "created": 0, "owned_by": "plumbline"} for name in names]
+
+
+async def document(request: Request) -> Response:
+    """What can be asked here, and what comes back."""
+    return as_json(openapi.document(keys=service_of(request).keys.needed))
 
 
 async def metrics(request: Request) -> Response:

@@ -87,18 +87,18 @@ class Asked:
 # ---- the bodies
 
 
-class Body(BaseModel):
-    """What is read strictly: a number in quotes is no number, and "yes" is not true."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 def stated(**schema: Any) -> Any:
     """What the API's document says of a field beyond its type, where our own words say it to who does otherwise."""
     return Field(json_schema_extra=schema)
 
 
 Words = Annotated[str, stated(minLength=1)]
+
+
+class Body(BaseModel):
+    """What is read strictly: a number in quotes is no number, and "yes" is not true."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class StreamOptions(Body):
