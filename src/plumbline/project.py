@@ -29,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbline.errors import BadProject, BadRecord
+from plumbline.errors import BadProject, BadRecord, UserError
 from plumbline.files import replaced, sync
 
 if TYPE_CHECKING:
@@ -432,12 +432,18 @@ def now() -> str:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps every other process that asks the same out of a folder; a process that dies lets go of it."""
+def alone_in(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Keeps every other process that asks the same out of a folder; a process that dies lets go of it.
+
+    Without `wait`, UserError where another one is in it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is writing into {str(folder)!r}: wait until it is done") from None
         yield
     finally:
         os.close(handle)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -109,7 +111,7 @@ def test_an_answer_that_stays_empty_is_no_demonstration(tmp_path: Path) -> None:
     summary = revise(tmp_path / "run", prompts(2), pupil, critic, LAW, Config(shots=0))
     assert (summary["prompts"], summary["demonstrations"]) == (2, 1)
     mute = Scripted(lambda talk: "", "critic")
-    with pytest.raises(UserError, match="no answer came out with any text"):
+    with pytest.raises(UserError, match="no answer is left to be learned"):
         revise(tmp_path / "mute", prompts(1), pupil, mute, LAW, Config(shots=0))
 
 
@@ -169,16 +171,85 @@ def test_a_critics_words_are_cleaned(said: str, kept: str) -> None:
     assert stripped(said) == kept
 
 
-def test_what_is_learned_can_be_chosen_by_a_scorer_anew_and_without_asking(tmp_path: Path) -> None:
+def yes_to(*prompts: str) -> ScriptedScore:
+    return ScriptedScore(lambda prompt, completion: 1.0 if prompt in prompts else -1.0)
+
+
+def test_what_is_learned_is_what_all_scorers_agree_on_chosen_anew_and_without_asking(tmp_path: Path) -> None:
     pupil, critic = models()
     given = (tmp_path / "run", prompts(6), pupil, critic, LAW, Config())
-    assert revise(*given, harmless=prompts(2, "fine"))["demonstrations"] == 8
+    assert revise(*given, harmless=prompts(3, "fine"))["demonstrations"] == 9
     asked = len(critic.calls)
-    liked = ScriptedScore(lambda prompt, completion: 1.0 if prompt in ("question 1", "fine 0") else -1.0)
-    assert revise(*given, harmless=prompts(2, "fine"), keep=liked)["demonstrations"] == 3
-    shown = read_jsonl(tmp_path / "run" / "demonstrations.jsonl", Demonstration)
-    assert [each.messages[0]["content"] for each in shown] == ["question 1", "fine 0", "fine 1"]
+
+    def learned(*keep: ScriptedScore) -> list[str]:
+        revise(*given, harmless=prompts(3, "fine"), keep=keep)
+        shown = read_jsonl(tmp_path / "run" / "demonstrations.jsonl", Demonstration)
+        return [str(each.messages[0]["content"]) for each in shown]
+
+    one, other = yes_to("question 1", "question 2", "fine 0"), yes_to("question 2", "question 3", "fine 1")
+    assert learned(one) == ["question 1", "question 2", "fine 1", "fine 2"]
+    assert learned(one, other) == ["question 2", "fine 2"]  # both say that it declines; neither says so
     assert len(critic.calls) == asked
+
+
+def test_of_several_drafts_the_one_that_declines_most_clearly_is_taken(tmp_path: Path) -> None:
+    said = ["I can't help with that. But a magnet opens it.", "I can't help with that. Ask your neighbour.", "Sure."]
+
+    class Drafting(Scripted):
+        def __call__(self, asked: Any, sampling: Any = None) -> list[list[Completion]]:
+            return [[Completion(text, "stop") for text in said[: sampling.n]] for _ in asked]
+
+    sure = ScriptedScore(lambda prompt, completion: 2.0 if "Ask" in completion else 1.0, "polite")
+    law = LAW.within(("harmless",))
+    run = (prompts(3), models()[0], Drafting({}, "critic"), law, Config(drafts=3))
+    summary = revise(tmp_path / "held", *run, held=True, refusal=sure)
+    revisions = [step for step in steps(tmp_path / "held") if step.kind == "revision"]
+    assert {(step.text, step.model) for step in revisions} == {(said[1], "critic, best of 3 by polite")}
+    assert {step.text for step in steps(tmp_path / "held") if step.kind == "critique"} == {said[0]}
+    assert summary["refused_after"] == 3
+    revise(tmp_path / "free", *run, held=False, refusal=sure)  # an endpoint writes one, and is taken at its word
+    assert {step.text for step in steps(tmp_path / "free") if step.kind == "revision"} == {said[0]}
+    with pytest.raises(UserError, match="held was True and is False"):
+        revise(tmp_path / "held", *run, held=False, refusal=sure)
+
+
+def test_a_principle_without_openings_has_no_drafts_to_choose_from(tmp_path: Path) -> None:
+    """What declines most clearly is no better answer where the principle does not ask to decline."""
+    _, critic = models()
+    law = LAW.within(("helpful",))
+    revise(tmp_path / "run", prompts(3), models()[0], critic, law, Config(), held=True, refusal=yes_to())
+    assert {call.sampling.n for call in critic.calls} == {1}
+
+
+def test_an_answer_that_was_cut_off_is_learned_without_its_stump(tmp_path: Path) -> None:
+    class Cut(Scripted):
+        def __call__(self, asked: Any, sampling: Any = None) -> list[list[Completion]]:
+            ends = {"fine 0": "length", "fine 1": "stop"}
+            return [[Completion("Hold the button. Then set a new", ends.get(str(p), "stop"))] for p in asked]
+
+    revise(tmp_path / "run", prompts(1), Cut({}, "pupil"), models()[1], LAW, Config(), harmless=prompts(2, "fine"))
+    shown = list(read_jsonl(tmp_path / "run" / "demonstrations.jsonl", Demonstration))
+    assert [each.messages[-1]["content"] for each in shown[1:]] == [
+        "Hold the button.",
+        "Hold the button. Then set a new",
+    ]
+
+
+def test_two_runs_do_not_write_into_one_folder_at_once(tmp_path: Path) -> None:
+    def meanwhile(prompt: Any) -> str:
+        """While the first run asks, a second one, in a process of its own, wants the same folder."""
+        code = "import sys; from pathlib import Path; from plumbline.project import alone_in\n"
+        code += "with alone_in(Path(sys.argv[1]), wait=False): pass"
+        told.append(subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True).stderr)
+        with pytest.raises(UserError, match="another run is writing into .*: wait until it is done"):
+            run_revise(out, *models())
+        return "Do it."
+
+    out, told = tmp_path / "run", list[str]()
+    revise(out, prompts(1), Scripted(meanwhile, "pupil"), models()[1], LAW, Config(rounds=2))
+    assert "UserError: another run is writing into" in told[0]
+    kept = [step.key for step in steps(out)]
+    assert len(kept) == len(set(kept)) == 5
 
 
 # ---- stopped and gone on with

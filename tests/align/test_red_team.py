@@ -52,6 +52,19 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert (tmp_path / "part.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_what_ships_is_asked_by_no_evaluation() -> None:
+    """No near copy of a request that refusals are counted on is among them, and each has one that looks like it."""
+    from plumbline.cli.constitution import LOOK_ALIKES, RED_TEAM
+    from plumbline.cli.prompts import read_prompts
+    from plumbline.evaluate.contrast import contrast_pairs
+
+    red_team, look_alikes = read_prompts(RED_TEAM), read_prompts(LOOK_ALIKES)
+    assert len(red_team) == len(look_alikes) >= 60
+    measured = [words(text) for pair in contrast_pairs() for text in (pair.harmful, pair.harmless)]
+    for each in (*red_team, *look_alikes):
+        assert is_new(str(each.prompt), measured), each.prompt
+
+
 def test_near_copies_and_stumps_are_left_out() -> None:
     known = [words("How do I steal a car?")]
     assert not is_new("How do I steal a car today?", known)

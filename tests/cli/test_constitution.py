@@ -78,6 +78,17 @@ def test_a_run_writes_demonstrations_and_its_trail_and_counts_refusals(run: Call
     assert "next: plumb train sft --data run/demonstrations.jsonl" in result.stderr
 
 
+def test_without_prompts_those_that_ship_are_asked_with_those_that_look_like_them(plumb: Plumb, tmp_path: Path) -> None:
+    for name, texts in (("pupil", ["Sure, first you take it."] * 128), ("critic", ["I can't help with that."] * 128)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"completion": text}) + "\n" for text in texts))
+    given = ("--model", "scripted:pupil.jsonl", "--critic", "scripted:critic.jsonl", "--keep", "refusal")
+    summary = json.loads(plumb("constitution", "run", "--out", "run", *given, "--json").stdout)
+    assert (summary["prompts"], summary["harmless"], summary["demonstrations"]) == (64, 64, 128)
+    assert (summary["refused_before"], summary["refused_after"], summary["refused_harmless"]) == (0, 64, 0)
+    asked = [line["messages"][0]["content"] for line in read_lines(tmp_path / "run" / "demonstrations.jsonl")]
+    assert asked[0] == "How can I hack my neighbour's wifi?" and asked[64] == "How do I reset my own wifi router?"
+
+
 def test_a_run_is_shown_step_by_step(run: Callable[..., Result], plumb: Plumb) -> None:
     assert json.loads(run("--json").stdout)["demonstrations"] == 3
     shown = plumb("constitution", "show", "run").stdout
@@ -149,7 +160,9 @@ def test_bad_input_is_told_in_one_line(plumb: Plumb, pupil: str, tmp_path: Path)
         (("--constitution", "law.yaml"), "'law.yaml': principle 1 ('kind'): `revision` is missing"),
         (("--domains", "kind"), "has no domain 'kind'"),
         (("--stage", "rank", "--way", "alone"), "gives no probabilities of labels, which 'alone' needs"),
-        (("--stage", "rank", "--harmless", "p.txt"), "--harmless is of the stage revise"),
+        (("--stage", "rank", "--harmless", "p.txt"), "--harmless is of the stage revise, and --stage is 'rank'"),
+        (("--stage", "rank", "--keep", "refusal"), "--keep is of the stage revise"),
+        (("--judge", pupil), "--judge is of the stage rank, and --stage is 'revise': leave it out"),
     ):
         result = plumb("constitution", "run", "p.txt", "--out", "run", "--model", pupil, *more)
         assert (result.exit_code, said in result.stderr) == (2, True), result.stderr

@@ -23,12 +23,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from plumbline.align.critic import brief_revision_prompt, critique_prompt, opening_grammar, revision_prompt, stripped
+from plumbline.align.critic import (
+    brief_revision_prompt,
+    critique_prompt,
+    opening_grammar,
+    revision_prompt,
+    stripped,
+    whole,
+)
 from plumbline.align.principles import Constitution, Principle
 from plumbline.align.trail import Key, Step, Trail, Wanted, digest_of, open_folder, write_summary
 from plumbline.errors import UserError
 from plumbline.files import shown
 from plumbline.models import Generate, Sampling, Score
+from plumbline.models.best import BestOf
 from plumbline.models.preference import Case, Criterion, Prefer, SolvedCase, Verdict
 from plumbline.records import Demonstration, Message, Pair, PromptRecord, Ranking, write_jsonl
 
@@ -52,6 +60,9 @@ class Config:
     """Worked examples that a critic or a judge is shown before each case."""
     full: bool = False
     """Have a local critic revise from answer and critique, as an endpoint does; a small one copies from both."""
+    drafts: int = 8
+    """Drafts of a revision, of which the one that most clearly declines is taken; of a local critic that is held to
+    openings."""
     max_new_tokens: int = 160
     """Most tokens of an answer, a critique and a revision."""
     temperature: float = 0.7
@@ -63,7 +74,7 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "domains", tuple(self.domains))
-        for name, least in (("rounds", 1), ("per_prompt", 2), ("shots", 0), ("seed", 0)):
+        for name, least in (("rounds", 1), ("per_prompt", 2), ("shots", 0), ("drafts", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)!r}: it must be at least {least}")
 
@@ -96,52 +107,70 @@ def revise(
     *,
     harmless: Sequence[PromptRecord] = (),
     refusal: Score | None = None,
-    keep: Score | None = None,
+    keep: Sequence[Score] = (),
     held: bool = False,
     advance: Advance = lambda steps: None,
 ) -> dict[str, Any]:
     """Asks, criticises and revises; writes trail, demonstrations and summary, and returns the summary.
 
     `held` says that the critic is a local model: it is held to a principle's openings, and revises by examples alone.
-    `refusal` counts refusals. `keep` chooses which revisions are learned, those whose log-odds are above 0; it asks
-    no model for a step, so a finished run can be chosen from anew. Stopped at any moment and called again with the
+    `refusal` counts refusals, and chooses among the drafts of a held critic, which without it writes one. `keep` tells
+    what is learned: revisions of which each of these scorers says that they decline, and harmless answers of which none
+    does. It changes no step, so a finished run can be chosen from anew. Stopped at any moment and called again with the
     same arguments, it goes on.
     """
     refuse_shared(prompts, harmless)
     constitution = constitution.within(config.domains)
-    given = {"stage": "revise", "assistant": assistant.name, "critic": critic.name, "harmless": digest_of(harmless)}
-    folder = open_folder(out, given | settings_of(config, prompts, constitution))
-    trail = Trail(folder / "trail.jsonl", advance)
-    advance(len(trail))
-    fine = {each.prompt_id for each in harmless}
-    for part in parts([*prompts, *harmless]):
-        trail.ask(assistant, [Wanted(each, "answer", 0, each.prompt, config.drawing("answer")) for each in part])
-        red_team = [each for each in part if each.prompt_id not in fine]
-        for turn in range(1, config.rounds + 1):
-            revise_once(trail, red_team, critic, constitution, config, turn, held=held and not config.full)
-    learned = chosen(trail, prompts, config.rounds, keep)
-    shown_ones = [*demonstrations(trail, learned, config.rounds), *demonstrations(trail, harmless, 0)]
-    if not shown_ones:
-        raise UserError(f"no answer came out with any text: look into {str(trail.path)!r}, and try another model")
-    write_jsonl(folder / "demonstrations.jsonl", shown_ones)
-    return write_summary(folder, revised_summary(trail, prompts, harmless, config, len(shown_ones), refusal))
+    held = held and not config.full
+    reviser = BestOf(critic, refusal, config.drafts) if held and refusal is not None else critic
+    given = {
+        "stage": "revise",
+        "assistant": assistant.name,
+        "critic": critic.name,
+        "reviser": reviser.name,
+        "held": held,
+        "harmless": digest_of(harmless),
+    }
+    with open_folder(out, given | settings_of(config, prompts, constitution)) as folder:
+        trail = Trail(folder / "trail.jsonl", advance)
+        advance(len(trail))
+        fine = {each.prompt_id for each in harmless}
+        for part in parts([*prompts, *harmless]):
+            trail.ask(assistant, [Wanted(each, "answer", 0, each.prompt, config.drawing("answer")) for each in part])
+            red_team = [each for each in part if each.prompt_id not in fine]
+            for turn in range(1, config.rounds + 1):
+                revise_once(trail, red_team, critic, reviser, constitution, config, turn, held=held)
+        learned = [
+            *demonstrations(trail, chosen(trail, prompts, config.rounds, keep, len(keep)), config.rounds),
+            *demonstrations(trail, chosen(trail, harmless, 0, keep, 0), 0),
+        ]
+        if not learned:
+            raise UserError(
+                f"no answer is left to be learned: look into {str(trail.path)!r}, and try another model or keep more"
+            )
+        write_jsonl(folder / "demonstrations.jsonl", learned)
+        return write_summary(folder, revised_summary(trail, prompts, harmless, config, len(learned), refusal))
 
 
 def revise_once(
     trail: Trail,
     part: Sequence[PromptRecord],
     critic: Generate,
+    reviser: Generate,
     constitution: Constitution,
     config: Config,
     turn: int,
     *,
     held: bool,
 ) -> None:
-    """One round over a few prompts: a principle for each, its critique, its revision."""
-    chosen = {each.prompt_id: constitution.choose(config.seed, each.prompt_id, turn) for each in part}
+    """One round over a few prompts: a principle for each, its critique, its revision.
+
+    The reviser writes those that are held to openings, the critic the others.
+    """
+    drawn = {each.prompt_id: constitution.choose(config.seed, each.prompt_id, turn) for each in part}
 
     def wanted(record: PromptRecord, kind: Any) -> Wanted:
-        principle = chosen[record.prompt_id]
+        principle = drawn[record.prompt_id]
         answer = latest(trail, record, turn - 1)
         if kind == "critique":
             asked = critique_prompt(constitution, principle, record.prompt, answer, shots=config.shots)
@@ -155,23 +184,28 @@ def revise_once(
         grammar = opening_grammar(principle.openings) if held and principle.openings else None
         return Wanted(record, kind, turn, asked, config.drawing(kind, turn, grammar=grammar), principle.id)
 
-    for kind in ("critique", "revision"):
-        trail.ask(critic, [wanted(record, kind) for record in part])
+    trail.ask(critic, [wanted(record, "critique") for record in part])
+    revisions = [wanted(record, "revision") for record in part]
+    trail.ask(reviser, [each for each in revisions if each.sampling.grammar])
+    trail.ask(critic, [each for each in revisions if not each.sampling.grammar])
 
 
 def latest(trail: Trail, record: PromptRecord, turn: int) -> str:
-    """The answer as it stands after that many rounds."""
-    key = Key(record.prompt_id, "revision", turn) if turn else Key(record.prompt_id, "answer")
-    text = trail[key].text
-    return stripped(text) if turn else text
+    """The answer as it stands after that many rounds. Of an answer that was cut off, its whole sentences: who learns
+    it shall not learn to stop in the middle of one."""
+    step = trail[Key(record.prompt_id, "revision", turn) if turn else Key(record.prompt_id, "answer")]
+    if turn:
+        return stripped(step.text)
+    return whole(step.text) if step.finish_reason == "length" else step.text
 
 
-def chosen(trail: Trail, prompts: Sequence[PromptRecord], rounds: int, keep: Score | None) -> Sequence[PromptRecord]:
-    """The prompts whose last revision the scorer says yes to; all of them without one."""
-    if keep is None or not prompts:
-        return prompts
-    scores = keep([each.prompt for each in prompts], [latest(trail, each, rounds) for each in prompts])
-    return [each for each, score in zip(prompts, scores, strict=True) if score > 0]
+def chosen(
+    trail: Trail, prompts: Sequence[PromptRecord], rounds: int, scorers: Sequence[Score], yes: int
+) -> list[PromptRecord]:
+    """The prompts to whose last answer that many of the scorers say yes."""
+    asked, said = [each.prompt for each in prompts], [latest(trail, each, rounds) for each in prompts]
+    scores = [score(asked, said) if prompts else [] for score in scorers]
+    return [each for place, each in enumerate(prompts) if sum(of[place] > 0 for of in scores) == yes]
 
 
 def demonstrations(trail: Trail, prompts: Sequence[PromptRecord], rounds: int) -> Iterator[Demonstration]:
@@ -236,30 +270,30 @@ def rank(
     """
     constitution = constitution.within(config.domains)
     given = {"stage": "rank", "assistant": assistant.name, "judge": judge.name}
-    folder = open_folder(out, given | settings_of(config, prompts, constitution))
-    trail = Trail(folder / "trail.jsonl", advance)
-    advance(len(trail))
-    drawn = config.drawing("answers", n=config.per_prompt)
-    for part in parts(prompts):
-        trail.ask(assistant, [Wanted(each, "answer", 0, each.prompt, drawn) for each in part])
-        judge_part(trail, part, judge, constitution, config)
-        refuse_mute(trail, judge.name)
-    rankings = [ranking(trail, each, judge.name, constitution, config) for each in prompts]
-    write_jsonl(folder / "rankings.jsonl", rankings)
-    pairs = list(preferred(rankings))
-    write_jsonl(folder / "pairs.jsonl", pairs)
-    judged = [step for step in trail if step.kind == "judgement"]
-    return write_summary(
-        folder,
-        {
-            "prompts": len(prompts),
-            "answers": sum(step.kind == "answer" for step in trail),
-            "judged": len(judged),
-            "ties": sum(step.winner == "tie" for step in judged),
-            "unanswered": sum(unanswered(step) for step in judged),
-            "pairs": len(pairs),
-        },
-    )
+    with open_folder(out, given | settings_of(config, prompts, constitution)) as folder:
+        trail = Trail(folder / "trail.jsonl", advance)
+        advance(len(trail))
+        drawn = config.drawing("answers", n=config.per_prompt)
+        for part in parts(prompts):
+            trail.ask(assistant, [Wanted(each, "answer", 0, each.prompt, drawn) for each in part])
+            judge_part(trail, part, judge, constitution, config)
+            refuse_mute(trail, judge.name)
+        rankings = [ranking(trail, each, judge.name, constitution, config) for each in prompts]
+        write_jsonl(folder / "rankings.jsonl", rankings)
+        pairs = list(preferred(rankings))
+        write_jsonl(folder / "pairs.jsonl", pairs)
+        judged = [step for step in trail if step.kind == "judgement"]
+        return write_summary(
+            folder,
+            {
+                "prompts": len(prompts),
+                "answers": sum(step.kind == "answer" for step in trail),
+                "judged": len(judged),
+                "ties": sum(step.winner == "tie" for step in judged),
+                "unanswered": sum(unanswered(step) for step in judged),
+                "pairs": len(pairs),
+            },
+        )
 
 
 def judge_part(

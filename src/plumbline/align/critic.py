@@ -97,9 +97,10 @@ def assistant(content: str) -> Message:
 
 
 def opening_grammar(openings: tuple[str, ...]) -> str:
-    """A grammar of texts that begin with one of the openings and go on for some words, in one paragraph."""
+    """A grammar of texts that begin with one of the openings and have two sentences at most: what a weak critic says
+    beyond them takes back what it has said in them."""
     choices = " | ".join(json.dumps(f"{opening} ") for opening in openings)
-    return f"start: opening rest\nopening: {choices}\nrest: /[^\\n]{{20,}}/"
+    return f"start: opening rest\nopening: {choices}\nrest: /[^\\n.!?]{{4,}}[.!?]( [^\\n.!?]{{12,}}[.!?])?/"
 
 
 LEAD_IN = re.compile(

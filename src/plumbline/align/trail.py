@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import Field, FiniteFloat
 from plumbline.errors import UserError
 from plumbline.files import replaced
 from plumbline.models import Completion, Generate, Prompt, Sampling
+from plumbline.project import alone_in
 from plumbline.records import AnyAnswer, Id, PromptRecord, Record, StoredPrompt, read_jsonl, write_jsonl
 from plumbline.training.run import refuse_changed
 
@@ -140,19 +142,28 @@ def how(wanted: Wanted) -> str:
 # ---- the folder
 
 
-def open_folder(out: str | Path, settings: Mapping[str, Any]) -> Path:
-    """The run's folder, marked with all that decides its outcome, or found again with the same."""
-    folder, given = Path(out), json.loads(json.dumps(settings))
+@contextmanager
+def open_folder(out: str | Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """The run's folder, marked with all that decides its outcome, or found again with the same; nobody else's
+    meanwhile."""
+    folder = Path(out)
+    if folder.is_file():
+        raise UserError(f"{str(out)!r} is a file: name a folder with --out")
+    with alone_in(folder, wait=False):
+        mark(folder, json.loads(json.dumps(settings)))
+        yield folder
+
+
+def mark(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings into a new folder; refuses one that holds something else, or a run with other settings."""
     marked = folder / "config.json"
     if marked.exists():
-        refuse_changed(json.loads(marked.read_text(encoding="utf-8")), given, str(out))
-        return folder
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{str(out)!r} holds something else: name a new folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
+        refuse_changed(json.loads(marked.read_text(encoding="utf-8")), settings, str(folder))
+        return
+    if any(folder.iterdir()):
+        raise UserError(f"{str(folder)!r} holds something else: name a new folder with --out")
     with replaced(marked) as file:
-        file.write(json.dumps(given, indent=2).encode() + b"\n")
-    return folder
+        file.write(json.dumps(settings, indent=2).encode() + b"\n")
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from plumbline.models.preference import Prefer, Way
     from plumbline.records import PromptRecord
 
-STAGES = ("revise", "rank")
+STAGES = {"revise": ("harmless", "critic", "keep"), "rank": ("judge", "way")}
+"""Each with the options that are its own."""
+RED_TEAM, LOOK_ALIKES = (Path(__file__).parent.parent / "align" / name for name in ("red_team.txt", "look_alikes.txt"))
+"""Prompts that ship: line by line a request to decline, and one that looks like it and is fine."""
 
 app = typer.Typer(cls=Group, add_completion=False, no_args_is_help=True, **STYLE)
 
@@ -57,7 +60,12 @@ def takes_config(command: Callable[..., None]) -> Callable[..., None]:
 
 
 Prompts = Annotated[
-    Path, typer.Argument(help="A file of red-team prompts: JSON Lines, or .txt with one a line.", metavar="PROMPTS")
+    Path | None,
+    typer.Argument(
+        help="A file of red-team prompts: JSON Lines, or .txt with one a line; without it those that ship, and the "
+        "harmless ones that look like them.",
+        metavar="PROMPTS",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run, for example runs/principles.", metavar="FOLDER")]
 Stage = Annotated[
@@ -84,9 +92,12 @@ Judge = Annotated[
     typer.Option("--judge", help="Model that compares answers; without it the model itself.", metavar="NAME"),
 ]
 Keep = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        "--keep", help="Learn only revisions that this scorer says yes to, for example refusal.", metavar="SCORER"
+        "--keep",
+        help="A scorer of refusals, such as refusal or refusal-judge: learn only revisions that it takes for one, and "
+        "only harmless answers that it does not. May be given again; then all must agree.",
+        metavar="SCORER",
     ),
 ]
 AskedBy = Annotated[
@@ -98,8 +109,8 @@ AskedBy = Annotated[
 @takes_config
 def run(
     settings: dict[str, Any],
-    prompts: Prompts,
     out: Out,
+    prompts: Prompts = None,
     stage: Stage = "revise",
     harmless: Harmless = None,
     constitution: Law = "",
@@ -119,11 +130,10 @@ def run(
     """
     from plumbline.align.constitutional import Config
 
-    if stage not in STAGES:
-        raise UserError(f"--stage is {stage!r}: it is one of {', '.join(STAGES)}")
-    if stage == "rank" and harmless:
-        raise UserError("--harmless is of the stage revise: add its prompts to PROMPTS to have their answers ranked")
+    refuse_of_other_stage(stage, harmless=harmless, critic=critic, keep=keep, judge=judge, way=way)
     config = Config(**settings)
+    if prompts is None:
+        prompts, harmless = RED_TEAM, harmless or (LOOK_ALIKES if stage == "revise" else None)
     asked, fine = read_prompts(prompts), read_prompts(harmless) if harmless else []
     model = named(model)
     tokenizer = tokenizer_of(model)
@@ -133,8 +143,8 @@ def run(
     if stage == "revise":
         name = critic or model
         speaker = assistant if name == model else open_model(name, engine, mode)
-        scorer = open_scorer(keep, None, None) if keep else None
-        summary = revised(out, asked, fine, assistant, speaker, scorer, held(name), constitution, config)
+        scorers = [open_scorer(each, None, None) for each in keep or ()]
+        summary = revised(out, asked, fine, assistant, speaker, scorers, held(name), constitution, config)
     else:
         summary = ranked(out, asked, assistant, open_judge(judge or model, way), constitution, config)
     if as_json:
@@ -143,6 +153,16 @@ def run(
         print_summary(summary)
     note(f"every step: {out / 'trail.jsonl'}")
     note(NEXT[stage].format(out=out))
+
+
+def refuse_of_other_stage(stage: str, **given: object) -> None:
+    """UserError for a stage that there is not, and for an option that would do nothing in this one."""
+    if stage not in STAGES:
+        raise UserError(f"--stage is {stage!r}: it is one of {', '.join(STAGES)}")
+    for other, options in STAGES.items():
+        for name in options:
+            if other != stage and given[name]:
+                raise UserError(f"--{name} is of the stage {other}, and --stage is {stage!r}: leave it out")
 
 
 NEXT = {
@@ -157,7 +177,7 @@ def revised(
     fine: list[PromptRecord],
     assistant: Generate,
     critic: Generate,
-    keep: Score | None,
+    keep: list[Score],
     holds: bool,
     law: str,
     config: Config,
