@@ -97,10 +97,9 @@ def assistant(content: str) -> Message:
 
 
 def opening_grammar(openings: tuple[str, ...]) -> str:
-    """A grammar of texts that begin with one of the openings and have two sentences at most: what a weak critic says
-    beyond them takes back what it has said in them."""
+    """A grammar of one sentence that begins with one of the openings: what a weak critic goes on to say takes it back."""
     choices = " | ".join(json.dumps(f"{opening} ") for opening in openings)
-    return f"start: opening rest\nopening: {choices}\nrest: /[^\\n.!?]{{4,}}[.!?]( [^\\n.!?]{{12,}}[.!?])?/"
+    return f"start: opening rest\nopening: {choices}\nrest: /[^\\n.!?]{{4,}}[.!?]/"
 
 
 LEAD_IN = re.compile(
