@@ -19,8 +19,8 @@ from plumbline.errors import BadRecord, UserError
 from plumbline.feedback.store import Exchange, Store
 from plumbline.records import ComparisonSet, Message, Ranking, Rating, parse, prompt_id
 from plumbline.serve.keys import Caller
-from plumbline.serve.requests import ApiError, Body
-from plumbline.serve.service import Service
+from plumbline.serve.requests import WHOLE, ApiError, Body
+from plumbline.serve.service import Service, refusal_of
 
 SOURCE = "serve"
 
@@ -39,11 +39,11 @@ class Said(Body):
 
     id: Annotated[str, Field(min_length=1, max_length=100)]
     """The id of the answer, as it stands in the reply."""
-    choice: Annotated[int, Field(ge=0)] = 0
+    choice: Annotated[int, Field(ge=0), WHOLE] = 0
     """Which of several answers a thumb or an edit is about."""
     thumb: Literal["up", "down"] | None = None
     edit: Annotated[str, Field(min_length=1)] | None = None
-    ranks: list[Annotated[int, Field(ge=1)] | None] | None = None
+    ranks: list[Annotated[int, Field(ge=1), WHOLE] | None] | None = None
     """One for each answer, 1 is the best; null for one that makes no sense."""
     comment: Annotated[str, Field(max_length=10_000)] | None = None
     user: Annotated[str, Field(max_length=200)] | None = None

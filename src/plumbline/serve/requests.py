@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonValue
 
 from plumbline.errors import UserError
@@ -92,7 +92,13 @@ def stated(**schema: Any) -> Any:
     return Field(json_schema_extra=schema)
 
 
+def whole(given: Any) -> Any:
+    """JSON knows one kind of number: 2.0 and 1e3 are whole."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
 Words = Annotated[str, stated(minLength=1)]
+WHOLE = BeforeValidator(whole)
 
 
 class Body(BaseModel):
@@ -112,11 +118,11 @@ class Drawn(Body):
     model: str = ""
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[int, Field(ge=0), WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=128), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     stop: Words | Annotated[list[Words], stated(maxItems=MOST_STOPS)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=200)] | None = None
@@ -192,9 +198,9 @@ class Chat(Drawn):
     """The body of /v1/chat/completions."""
 
     messages: Annotated[list[Turn], Field(min_length=1, max_length=2048)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -261,10 +267,10 @@ class Completions(Drawn):
     """The body of /v1/completions: text without a chat template."""
 
     prompt: Annotated[str | list[str] | list[int] | list[list[int]], stated(minItems=1)]
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
     echo: Annotated[bool | None, stated(enum=[False, None])] = None
     suffix: Annotated[str | None, stated(enum=["", None])] = None
-    best_of: int | None = None
+    best_of: Annotated[int, WHOLE] | None = None
 
     def asked(self, default: int) -> Asked:
         """What it means; `default` is the most tokens where it does not say."""
@@ -305,7 +311,7 @@ class Embeddings(Body):
     model: str = ""
     input: Words | Annotated[list[Words], stated(minItems=1, maxItems=MOST_TEXTS)]
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
+    dimensions: Annotated[int, WHOLE] | None = None
     user: Annotated[str, Field(max_length=200)] | None = None
 
     def texts(self) -> list[str]:
