@@ -102,7 +102,7 @@ def test_fact_28_a_killed_run_goes_on_to_the_same_bits(
 @pytest.mark.parametrize("method", [ppo, grpo])
 def test_two_processes_sample_and_learn_what_one_does(tiny_llama: Path, tmp_path: Path, method: Any) -> None:
     judge = reward_model(tmp_path, tiny_llama)
-    given = {"reward": judge, "iterations": 3}
+    given = {"reward": judge, "iterations": 4}
     run_two(config(tmp_path, tiny_llama, method.Config, **given, out=str(tmp_path / "two")), tmp_path)
     method.train(config(tmp_path, tiny_llama, method.Config, **given, out=str(tmp_path / "one")))
     for two, one in zip(measured(tmp_path / "two"), measured(tmp_path / "one"), strict=True):

@@ -7,7 +7,7 @@ are kept, no second model is needed, neither in memory nor in time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,35 +26,42 @@ def per_answer(
     learner: Learner, groups: Sequence[Group], budget: int, compute: Callable[[list[Group]], torch.Tensor]
 ) -> list[torch.Tensor]:
     """For each group, what `compute` says of its answers (completions, ...), as it says it of a few groups at once."""
-    return _split(learner, groups, [len(group.completions) for group in groups], budget, compute)
+    process = learner.process
+    share = process.rank, process.world, process.device.type
+    passes = micro_batches([size(group) for group in groups], range(len(groups)), budget, *share)
+    return _split(learner, groups, [len(group.completions) for group in groups], passes, compute)
 
 
 def per_token(
-    learner: Learner, groups: Sequence[Group], budget: int, compute: Callable[[list[Group]], torch.Tensor]
+    learner: Learner,
+    groups: Sequence[Group],
+    passes: Iterable[tuple[int, ...]],
+    compute: Callable[[list[Group]], torch.Tensor],
 ) -> list[torch.Tensor]:
-    """The same for each token of the answers (tokens, ...)."""
-    return _split(learner, groups, [sum(map(len, group.completions)) for group in groups], budget, compute)
+    """The same for each token of the answers (tokens, ...), in the forward passes that are given by their places.
+
+    In 16 bits a number depends a little on what is computed with it, so what is compared goes in equal passes.
+    """
+    return _split(learner, groups, [sum(map(len, group.completions)) for group in groups], passes, compute)
 
 
 def _split(
     learner: Learner,
     groups: Sequence[Group],
     counts: Sequence[int],
-    budget: int,
+    passes: Iterable[tuple[int, ...]],
     compute: Callable[[list[Group]], torch.Tensor],
 ) -> list[torch.Tensor]:
     """Each group's part of what `compute` says; `counts` are the parts' lengths."""
     import torch
 
-    process = learner.process
-    sizes, share = [size(group) for group in groups], (process.rank, process.world, process.device.type)
     mine: dict[int, torch.Tensor] = {}
     with torch.no_grad():
-        for micro_batch in micro_batches(sizes, range(len(groups)), budget, *share):
+        for micro_batch in passes:
             numbers = compute([groups[place] for place in micro_batch]).cpu()
             parts = torch.split(numbers, [counts[place] for place in micro_batch])
             mine |= {place: its.clone() for place, its in zip(micro_batch, parts, strict=True)}
-    found = {place: numbers for part in process.gather(mine) for place, numbers in part.items()}
+    found = {place: numbers for part in learner.process.gather(mine) for place, numbers in part.items()}
     return [found[place] for place in range(len(groups))]
 
 

@@ -46,6 +46,7 @@ from plumbline.align.pretraining import Pretraining
 from plumbline.align.rollouts import Rollouts, Sampler, cut_lines, keep_lines
 from plumbline.align.sft import count_tokens
 from plumbline.models import Score
+from plumbline.training.batches import Batches
 from plumbline.training.checkpoint import Checkpoints
 from plumbline.training.devices import started
 from plumbline.training.forecast import Forecast
@@ -136,11 +137,11 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                 with stages.timed("scoring"), redone_later(checkpoints, number - 1):
                     learner.make_room(rollouts.groups, config, passes=config.passes + 1)
                     rewards = cast.judge(rollouts)
+                batches = batches_of(config, rollouts, number, process)
                 with stages.timed("looking"):
-                    batch = look(config, cast, rollouts, rewards, beta.value)
+                    batch = look(config, cast, rollouts, batches, rewards, beta.value)
                 doctor.look(batch.told, metrics.first, number, rollouts)
                 with stages.timed("learning"):
-                    batches = batches_of(config, rollouts, number, process)
                     for step in batches.after(0):
                         tokens = count_tokens(rollouts.groups[place] for place in step.examples)
                         for micro_batch in step.micro_batches:
@@ -177,15 +178,20 @@ def expect(config: Config) -> Forecast:
 # ---- what is known before the first update of an iteration
 
 
-def look(config: Config, cast: Cast, rollouts: Rollouts, rewards: Sequence[float], beta: float) -> Batch:
+def look(
+    config: Config, cast: Cast, rollouts: Rollouts, batches: Batches, rewards: Sequence[float], beta: float
+) -> Batch:
     """What the policy and the reference say of the answers, and what follows from it for each token."""
     import torch
 
     learner, lengths = cast.learner, rollouts.lengths
     own = per_token(
-        learner, rollouts.groups, config.tokens, lambda batch: learner.logprobs(batch, config.temperature)[1]
+        learner,
+        rollouts.groups,
+        batches.first_passes(),
+        lambda batch: learner.logprobs(batch, config.temperature)[1],
     )
-    theirs = cast.reference_logprobs(config, rollouts)
+    theirs = cast.reference_logprobs(config, rollouts, batches)
     weights, gap = corrections(config, own, rollouts)
     old, reference = torch.cat(own), torch.cat(theirs)
     kl = by_answer(old - reference, rollouts)

@@ -195,12 +195,15 @@ class Cast:
         rewards = self.judge(sample(self.learner, self.sampler, asked, config.sampling(0, samples=1)))
         return {"held_out_reward": sum(rewards) / len(rewards)}
 
-    def reference_logprobs(self, config: Online, rollouts: Rollouts) -> list[torch.Tensor]:
+    def reference_logprobs(self, config: Online, rollouts: Rollouts, batches: Batches) -> list[torch.Tensor]:
         """For each prompt (tokens,), what the reference thinks of its answers' tokens."""
         learner = self.reference
         with learner.hats.wearing(None) if learner.hats else nullcontext():
             return per_token(
-                learner, rollouts.groups, config.tokens, lambda batch: learner.logprobs(batch, config.temperature)[1]
+                learner,
+                rollouts.groups,
+                batches.first_passes(),
+                lambda batch: learner.logprobs(batch, config.temperature)[1],
             )
 
 

@@ -49,6 +49,7 @@ from plumbline.align.sft import count_tokens
 from plumbline.align.value import STARTS, Value
 from plumbline.models import Score
 from plumbline.models.grouped import Group
+from plumbline.training.batches import Batches
 from plumbline.training.checkpoint import Checkpoints, Stateful
 from plumbline.training.devices import started
 from plumbline.training.forecast import Forecast
@@ -180,11 +181,11 @@ def train(config: Config, *, resume: bool = False, score: Score | None = None, s
                 with stages.timed("scoring"), redone_later(checkpoints, number - 1):
                     learner.make_room(rollouts.groups, config, passes=config.passes + 1)
                     rewards = cast.judge(rollouts)
+                batches = batches_of(config, rollouts, number, process)
                 with stages.timed("looking"):
-                    batch = look(config, cast, value, rollouts, rewards, beta.value)
+                    batch = look(config, cast, value, rollouts, batches, rewards, beta.value)
                 doctor.look(batch.told, metrics.first, number, rollouts)
                 with stages.timed("learning"):
-                    batches = batches_of(config, rollouts, number, process)
                     for step in batches.after(0):
                         tokens = count_tokens(rollouts.groups[place] for place in step.examples)
                         for micro_batch in step.micro_batches:
@@ -241,7 +242,15 @@ class Then(NamedTuple):
     weights: torch.Tensor
 
 
-def look(config: Config, cast: Cast, value: Value, rollouts: Rollouts, rewards: Sequence[float], beta: float) -> Batch:
+def look(
+    config: Config,
+    cast: Cast,
+    value: Value,
+    rollouts: Rollouts,
+    batches: Batches,
+    rewards: Sequence[float],
+    beta: float,
+) -> Batch:
     """What the policy, the value and the reference say of the answers, and what follows from it for each token."""
     import torch
 
@@ -251,8 +260,8 @@ def look(config: Config, cast: Cast, value: Value, rollouts: Rollouts, rewards: 
         answers, logprobs, _ = learner.logprobs(batch, config.temperature)
         return torch.stack([logprobs, value(batch, answers).to(logprobs.dtype)], 1)
 
-    own = per_token(learner, rollouts.groups, config.tokens, compute)
-    reference = cast.reference_logprobs(config, rollouts)
+    own = per_token(learner, rollouts.groups, batches.first_passes(), compute)
+    reference = cast.reference_logprobs(config, rollouts, batches)
     weights, gap = corrections(config, [each[:, 0] for each in own], rollouts)
     old, values = torch.cat(own).unbind(1)
     d = old - torch.cat(reference)

@@ -90,6 +90,10 @@ class Batches:
         """Steps of the run."""
         return self.epochs * self.per_epoch
 
+    def first_passes(self) -> list[tuple[int, ...]]:
+        """This process's forward passes of the first epoch, in which it meets each of its examples once."""
+        return [each for step in self.after(0) if step.epoch == 1 for each in step.micro_batches]
+
     def after(self, done: int) -> Iterator[Step]:
         """The steps that are left when `done` have been taken."""
         for epoch in range(done // self.per_epoch, self.epochs):
