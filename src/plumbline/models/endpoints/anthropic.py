@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from plumbline.errors import UserError
 from plumbline.models import Completion, FinishReason, Prompt, Raw, Sampling
 from plumbline.models.chat import conversation, is_tokens
-from plumbline.models.endpoints.dialect import Reply, function_call, refuse, sampling_values
+from plumbline.models.endpoints.dialect import Count, Reply, function_call, joined, refuse, sampling_values
 from plumbline.records import Message
 
 _FINISH: dict[str, FinishReason] = {
@@ -42,10 +42,10 @@ class _Block(BaseModel):
 
 
 class _Usage(BaseModel):
-    input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    output_tokens: int = 0
+    input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    output_tokens: Count = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -161,7 +161,7 @@ class _Draft:
 def _reply(parsed: _Reply) -> Reply:
     """Text blocks are the answer and tool blocks its calls; a thought has its own field and is left out."""
     completion = Completion(
-        text="".join(block.text for block in parsed.content),
+        text=joined("".join(block.text for block in parsed.content)),
         finish_reason=_FINISH.get(parsed.stop_reason or "", "stop"),
         prompt_tokens=parsed.usage.prompt_tokens,
         tool_calls=tuple(block.call for block in parsed.content if block.type == "tool_use"),

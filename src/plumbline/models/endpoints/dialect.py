@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
 
 from plumbline.errors import UserError
 from plumbline.models import Completion, Prompt, Sampling
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+"""Tokens, as a server counts them; a number that no database column holds is no count."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,12 @@ def sampling_values(sampling: Sampling, at_home: bool) -> dict[str, float]:
     return {name: value for name, value in values.items() if not (at_home and value == 1.0)}
 
 
+def joined(text: str) -> str:
+    """The text with the halves of characters joined that a server cut in two; a half that stays alone is replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def function_call(name: str, arguments: str, number: str | None) -> dict[str, Any]:
     """A tool call in the shape that `Message.tool_calls` takes back (OpenAI's), whatever the API."""
-    return {"id": number or "", "type": "function", "function": {"name": name, "arguments": arguments}}
+    function = {"name": joined(name), "arguments": joined(arguments)}
+    return {"id": joined(number or ""), "type": "function", "function": function}

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from plumbline.errors import UserError
 from plumbline.models import Completion, FinishReason, Prompt, Raw, Sampling
 from plumbline.models.chat import conversation, is_tokens
-from plumbline.models.endpoints.dialect import Reply, function_call, refuse, sampling_values
+from plumbline.models.endpoints.dialect import Count, Reply, function_call, joined, refuse, sampling_values
 
 _FINISH: dict[str, FinishReason] = {
     "length": "length",
@@ -62,8 +62,8 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
 
 
 class _Reply(BaseModel):
@@ -146,7 +146,7 @@ class OpenAI:
         if self.logprobs and logprobs is None:
             raise ValueError("it holds no logprobs, which were asked for")
         return Completion(
-            text=message.content or message.refusal or "",
+            text=joined(message.content or message.refusal or ""),
             # Some servers say "stop" after a tool call.
             finish_reason="tool_calls" if calls and finish == "stop" else finish,
             logprobs=tuple(logprobs or ()),

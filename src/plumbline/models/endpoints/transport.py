@@ -8,6 +8,7 @@ carries a part of the key.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import random
@@ -100,11 +101,15 @@ def read_events(chunks: Iterable[bytes]) -> Iterator[Event]:
 
 
 def _read_lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
+    rest, code = b"", "utf-8-sig"  # a mark of the byte order is no part of the first line
     for chunk in chunks:
         # Not str.splitlines: it also splits where JSON may not be split. A last CR waits for the LF that may follow.
         *lines, rest = re.split(rb"\r\n|\n|\r(?!\Z)", rest + chunk)
-        yield from (line.decode() for line in lines)
+        for line in lines:
+            yield line.decode(code)
+            code = "utf-8"
+    if rest.endswith(b"\r"):
+        yield rest[:-1].decode(code)
 
 
 class _Fault(Exception):
@@ -157,16 +162,22 @@ class Endpoint:
             raise EndpointError(fault.sentence, fault.status)
 
     def _read_stream(self, response: httpx.Response, deadline: float, draft: Draft) -> Iterator[str]:
+        # Some servers cut a character in two, each half in an event of its own.
+        letters = codecs.getincrementaldecoder("utf-16-le")("replace")
         try:
             for event in read_events(self._read_bytes(response, deadline)):
                 if event.data in _LAST or event.name in _LAST:
-                    return
-                if added := self._understand(event.data, draft.add):
-                    yield added
+                    break
+                added = self._understand(event.data, draft.add)
+                if text := letters.decode(added.encode("utf-16-le", "surrogatepass")):
+                    yield text
+            else:
+                if not draft.finished:
+                    raise self._fault("closed the stream before the answer ended", "ask again")
         except UnicodeDecodeError as error:
             raise self._fault("streamed bytes that are not UTF-8", "look into the server's log") from error
-        if not draft.finished:
-            raise self._fault("closed the stream before the answer ended", "ask again")
+        if text := letters.decode(b"", final=True):
+            yield text
 
     def _try_again(self, attempt: Callable[[float], _T], deadline: float) -> _T:
         patience = self.patience
@@ -216,7 +227,7 @@ class Endpoint:
     def _understand(self, text: str, read: Callable[[dict[str, Any]], _T]) -> _T:
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._fault(
                 f"answered with something that is not JSON ({_quote(text)})",
                 f"check that {self.url!r} is the API's URL",
@@ -259,7 +270,7 @@ class Endpoint:
         status = response.status_code
         try:
             said = _complaint(json.loads(body))
-        except ValueError:
+        except (ValueError, RecursionError):
             said = body.decode(errors="replace")
         given = f"the key in {self.variable}" if _key(self.variable) else "a request without a key"
         what, remedy, again = "refused the request", "change what it names", status in _AGAIN or status >= 500
