@@ -3,8 +3,9 @@
     python benchmarks/people.py [--only NAME ...]        PLUMBLINE_TEST_DATA names the folder of data sets
 
 Five folds by conversation: every comparison is predicted once, by a model that saw no conversation with its opening.
-With --folds some of the folds only. The interval is over comparison sets, pooled over the folds (Wilson, 95 %). What a rule that counts tokens would reach
-on the same sets stands beside; a reward model that does not beat it has learned nothing that is worth its price.
+With --folds some of the folds only. The interval is over comparison sets, pooled over the folds (Wilson, 95 %). What a
+rule that counts tokens would reach on the same sets stands beside; a reward model that does not beat it has learned
+nothing that is worth its price.
 """
 
 from __future__ import annotations
