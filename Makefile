@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
-BENCHMARKS := models preferences feedback ppo audit serve
+BENCHMARKS := models preferences feedback ppo audit serve demo
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -16,7 +16,7 @@ BENCHMARKS := models preferences feedback ppo audit serve
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY) ## Show what the untuned model answers, and how fast
+demo: $(READY) ## Go round the whole circle with the bundled model, in a few minutes
 	$(BIN)/plumb demo
 
 test: check docs ## Lint, types, documentation and every test that needs no GPU
