@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from collecting import Clock, an_exchange
 from plumbline.errors import UserError
 from plumbline.feedback.store import Exchange, Store
+
+
+def test_vectors_are_found_by_their_key_the_latest_first_and_go_with_their_user(store: Store) -> None:
+    def asked(name: str, user: str, key: str | None, vector: bytes | None, **more: Any) -> Exchange:
+        return an_exchange(name, f"shop/{user}", answers=[{"text": "A"}], alike_key=key, vector=vector, **more)
+
+    store.add_exchanges([asked("1", "ann", "k", b"\0\1"), asked("2", "bob", "k", b"\2"), asked("3", "ann", "k", b"\3")])
+    store.add_exchanges([asked("4", "ann", "other", b"\4"), asked("5", "ann", None, None)])
+    assert store.vectors("k", 9) == [("3", b"\3"), ("2", b"\2"), ("1", b"\0\1")]
+    assert store.vectors("k", 2) == [("3", b"\3"), ("2", b"\2")]
+    store.erase("shop/ann")
+    assert store.vectors("k", 9) == [("2", b"\2")]
 
 
 def test_what_was_stored_comes_back_whole(store: Store) -> None:
@@ -106,6 +119,8 @@ def test_a_revoked_key_stays_in_the_list(store: Store, clock: Clock) -> None:
         ({"at_once": 0}, "at_once is 0: a limit is at least 1"),
         ({"name": ""}, "the name is ''"),
         ({"name": "a/b"}, "a slash parts it from its users"),
+        ({"name": " playground"}, "the name is ' playground', which is ours"),
+        ({"name": "local"}, "what it names would be open to this key"),
     ],
 )
 def test_what_cannot_be_a_key(store: Store, given: dict[str, object], said: str) -> None:

@@ -30,6 +30,17 @@ TOOLS_TEMPLATE = (
 )
 
 
+@pytest.mark.parametrize("strange", [-1, 10**9])
+def test_a_token_that_the_model_does_not_have_is_refused_before_it_can_break_a_batch(
+    tiny_llama: Path, strange: int
+) -> None:
+    tokenizer = Tokenizer(tiny_llama)
+    last = tokenizer.vocabulary - 1
+    assert encode_prompt(tokenizer, [0, last]) == [0, last]
+    with pytest.raises(UserError, match=f"holds the token id {strange}, and the model's lie between 0 and {last}"):
+        encode_prompt(tokenizer, [0, strange])
+
+
 @pytest.mark.parametrize("talk", TALKS, ids=["one turn", "system", "three turns"])
 def test_equal_to_transformers(tiny_llama: Path, talk: list[Any]) -> None:
     from transformers import AutoTokenizer

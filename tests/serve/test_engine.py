@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+from plumbline.errors import BadModel
+from plumbline.serve import engine as engine_module
+from plumbline.serve.engine import Engine, Spec
 from serving import KNOCK, PATIENCE, WHO, Running, message_of
 
 Serve = Callable[..., Running]
@@ -174,3 +178,68 @@ def test_a_remote_that_fails_is_said_to_be_the_one(serve: Serve) -> None:
         answer = server.ask("Hi")
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")
     assert "no such model" in message_of(answer)
+
+
+# ---- the watch over the process
+
+
+class Dying(Engine):
+    """An engine whose every process is ready and then dies; `trouble` is raised instead of the next starts."""
+
+    def __init__(self, *trouble: Exception) -> None:
+        super().__init__(Spec("m"))
+        self.trouble = [*trouble]
+        self.says = b""
+
+    async def _launch(self) -> asyncio.StreamReader:
+        self.starts += 1
+        if self.starts > 1 and self.trouble:
+            raise self.trouble.pop(0)
+        self.fault = ""
+        self._ready.set()
+        reader = asyncio.StreamReader()
+        reader.feed_data(self.says)
+        reader.feed_eof()
+        return reader
+
+
+def waits(engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int) -> list[float]:
+    """The seconds before each of the next starts."""
+    found: list[float] = []
+    rest = asyncio.sleep
+
+    async def scenario() -> None:
+        over = asyncio.Event()
+
+        async def told(seconds: float) -> None:
+            found.append(seconds)
+            await (rest(0) if len(found) < most else over.wait())
+
+        monkeypatch.setattr(engine_module.asyncio, "sleep", told)
+        await engine.start()
+        async with asyncio.timeout(PATIENCE):
+            while len(found) < most:
+                await rest(0)
+        assert "is started anew" in engine.fault or "cannot be loaded again" in engine.fault
+        await engine.close()
+
+    asyncio.run(scenario())
+    return found
+
+
+def test_one_that_dies_again_and_again_is_started_ever_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert waits(Dying(), monkeypatch, 8) == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+def test_whatever_goes_wrong_at_a_new_start_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    trouble = (RuntimeError("not enough memory"), ValueError("no JSON"), BadModel("'m' is damaged"))
+    engine = Dying(*trouble)
+    assert waits(engine, monkeypatch, 5) == [0.0, 1.0, 2.0, 4.0, 8.0]
+    assert engine.starts == 5 and engine.trouble == []
+
+
+def test_a_message_that_cannot_be_read_ends_the_process_and_not_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Dying()
+    engine.says = b"no JSON\n"
+    assert waits(engine, monkeypatch, 3) == [0.0, 1.0, 2.0]
+    assert engine.starts == 3

@@ -152,6 +152,20 @@ def test_a_header_that_trickles_is_ended(serve: Serve, script: str, monkeypatch:
     assert message_of(server.ask()) == WHO
 
 
+def test_a_second_header_on_the_same_connection_may_not_trickle_either(
+    serve: Serve, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "FIRST_WORD", 0.2)
+    server = serve(script)
+    with connected(server) as link:
+        for _ in range(2):
+            link.sendall(b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b" 200 " in link.recv(65536)
+        link.sendall(b"GET /v1/models HTTP/1.1\r\nHost: 127")
+        assert link.recv(65536) == b""
+    assert message_of(server.ask()) == WHO
+
+
 def test_connections_that_are_cut_in_every_way_leave_the_server_as_it_was(server: Running) -> None:
     content = json.dumps(body(stream=True)).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n\r\n".encode()

@@ -12,6 +12,7 @@ import pytest
 
 from collecting import an_exchange
 from plumbline.errors import UserError
+from plumbline.feedback.database import DatabaseFailed
 from plumbline.feedback.store import Exchange, Store
 from plumbline.serve import journal as journal_module
 from plumbline.serve.journal import Journal
@@ -134,3 +135,32 @@ def test_what_waits_at_the_end_is_written(store: Store) -> None:
         journal.note(an_exchange(str(number)))
     journal.close()
     assert len(list(store.exchanges())) == 30
+
+
+def test_a_database_that_fails_is_asked_once_and_not_for_each_row(store: Store) -> None:
+    """While another process holds it each try takes a minute: of 500 rows the last would be refused after hours."""
+    slow = SlowStore(store)
+    tries: list[int] = []
+
+    def locked(rows: list[Exchange]) -> None:
+        slow.begun.set()
+        slow.go.wait(30)
+        tries.append(len(rows))
+        raise DatabaseFailed("the database 'plumb.db' failed: database is locked")
+
+    slow.add_exchanges = locked  # type: ignore[method-assign]
+    journal = Journal(slow)  # type: ignore[arg-type]
+
+    async def scenario() -> list[Any]:
+        first = asyncio.create_task(journal.write(an_exchange("1")))
+        await asyncio.to_thread(slow.begun.wait, 30)
+        rest = [asyncio.create_task(journal.write(an_exchange(name))) for name in "abc"]
+        journal.note(an_exchange("noted"))
+        await asyncio.sleep(0)
+        slow.go.set()
+        return await asyncio.gather(first, *rest, return_exceptions=True)
+
+    results = asyncio.run(scenario())
+    journal.close()
+    assert [type(result) for result in results] == [Refusal] * 4
+    assert (tries, journal.lost) == ([1, 4], 1)

@@ -77,10 +77,11 @@ def test_a_revoked_key_and_one_that_is_too_old_open_nothing(guarded: Running) ->
     assert [guarded.ask(key=key).status_code for key in (revoked, old, young)] == [401, 401, 200]
 
 
-def test_a_guesser_is_told_to_wait_before_the_key_is_looked_at(guarded: Running) -> None:
+def test_a_guesser_is_told_to_wait_and_nobody_else_behind_that_address(guarded: Running) -> None:
     key, _ = guarded.store.add_key("shop")
     statuses = [guarded.ask(key="plumb-0-0").status_code for _ in range(25)]
     assert statuses[:20] == [401] * 20 and 429 in statuses[20:]
+    assert guarded.ask(key=key).status_code == 200
 
 
 def test_requests_tokens_and_requests_at_once_have_their_bounds(guarded: Running) -> None:
@@ -113,7 +114,7 @@ def test_what_runs_at_once_is_bounded(serve: Serve, gate: object, monkeypatch: p
 def test_without_keys_only_this_machine_is_served(server: Running) -> None:
     assert server.ask().status_code == 200
     body = {"model": "", "messages": [{"role": "user", "content": "Knock, knock"}]}
-    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example"):
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "[::1"):
         refused = server.post("/v1/chat/completions", body, Host=host)
         assert refused.status_code == 403 and "only this machine is served" in message_of(refused)
     port = server.address.rpartition(":")[2]
@@ -122,7 +123,7 @@ def test_without_keys_only_this_machine_is_served(server: Running) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}],
+    [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}, {"Origin": "http://["}],
 )
 def test_a_page_from_elsewhere_cannot_ask(server: Running, headers: dict[str, str]) -> None:
     body = {"model": "", "messages": [{"role": "user", "content": "Knock, knock"}]}

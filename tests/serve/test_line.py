@@ -206,3 +206,20 @@ async def test_who_gives_up_as_the_place_comes_gives_it_on() -> None:
     assert "also" in crowd.served
     await crowd.end()
     assert (line.free, line.waiting) == (1, 0)
+
+
+@on_loop
+async def test_where_nobody_may_wait_who_finds_no_place_is_turned_away() -> None:
+    line = Line(1, waiting=0)
+    crowd = Crowd(line)
+    crowd.come("runs", "a")
+    await settle()
+    with pytest.raises(Refusal) as refused:
+        async with line.place("b"):
+            raise AssertionError("it got in")
+    assert (refused.value.status, line.waiting) == (429, 0)
+    await crowd.leave("runs")
+    crowd.come("next", "b")
+    await settle()
+    assert crowd.served == ["runs", "next"]
+    await crowd.end()

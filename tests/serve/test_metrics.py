@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from plumbline.serve.metrics import Metrics
 from serving import Running
@@ -40,3 +41,15 @@ def test_a_server_counts_what_it_did(server: Running) -> None:
     assert "plumbline_journal_rows 2" in text
     health = server.http.get(f"{server.address}/health").json()
     assert (health["status"], health["models"], health["faults"]) == ("ok", [server.settings.model], [])
+
+
+def test_where_keys_are_needed_nobody_without_one_reads_names_and_paths(
+    serve: Callable[..., Running], script: str
+) -> None:
+    server = serve(script, keys=True)
+    server.store.add_key("shop")
+    assert server.http.get(f"{server.address}/health").json()["status"] == "ok"
+    server.serving.versions.fault = "the promotion changes nothing: '/home/ann/models' is damaged"
+    health = server.http.get(f"{server.address}/health")
+    assert health.json()["status"] == "degraded"
+    assert "/home/ann" not in health.text and "script" not in health.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from looks import CONTRASTS, OVER_THE_EDGE
 from plumbline.feedback.store import Labeler
+from plumbline.guard.rails import Blocklist
 from serving import HOT, HOT_ANSWERS, KNOCK, WHO, Running, sign_in, write_script
 
 Serve = Callable[..., Running]
@@ -124,6 +126,45 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(
 ) -> None:
     refused = visit().post(path, body)
     assert refused.status_code == 422 and refused.json()["error"].startswith("The request is not understood.")
+
+
+def test_a_visitor_speaks_of_their_own_answers_and_as_nobody_else(visit: Callable[..., Visit]) -> None:
+    ann, ben = visit(), visit("ben")
+    ann.ask(KNOCK)
+    (row,) = ann.server.stored()
+    thumb = {"id": row.exchange_id, "thumb": "down"}
+    assert ben.post("feedback", thumb).status_code == 404
+    assert ann.post("feedback", {**thumb, "user": ben.who.labeler_id}).status_code == 200
+    assert [rating.user_id for rating in ann.server.store.ratings()] == [f"playground/{ann.who.labeler_id}"]
+
+
+def test_an_answer_is_not_compared_with_itself(visit: Callable[..., Visit]) -> None:
+    ann = visit()
+    ann.ask(KNOCK)
+    (row,) = ann.server.stored()
+    assert ann.post("prefer", {"ids": [row.exchange_id] * 2, "ranks": [1, 2]}).status_code == 404
+    assert list(ann.server.store.sets()) == []
+
+
+def test_a_look_at_what_comes_next_goes_the_way_of_every_request(visit: Callable[..., Visit]) -> None:
+    ann = visit()
+    service = ann.server.serving.service
+    service.guards = (Blocklist(["the war"]),)
+    refused = ann.post("look", {"messages": [{"role": "user", "content": "the war"}]})
+    assert refused.status_code == 400 and "stopped by the rail" in refused.json()["error"]
+    service.settings = replace(service.settings, longest_prompt=10)
+    assert ann.post("look", {"messages": [{"role": "user", "content": "much too long"}]}).status_code == 413
+    assert service.line.free == service.line.places
+
+
+def test_a_second_version_that_tells_no_probabilities_answers_without(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    server = serve(write_script(tmp_path), canary=write_script(tmp_path / "other", {KNOCK: ["Go away."]}), share=1.0)
+    server.serving.versions.primary.known["logprobs"] = True  # as a local model beside one that runs elsewhere
+    visit = Visit(server)
+    streamed = visit.ask(KNOCK)
+    visit.http.close()
+    assert (streamed.status_code, "Go" in streamed.text) == (200, True)
 
 
 def test_the_picture_is_the_samplers_own(serve: Serve, tiny_llama: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from plumbline.errors import BadModel, UnknownModel
 from plumbline.project import Project
+from plumbline.serve import versions as versions_module
 from plumbline.serve.engine import Engine
 from plumbline.serve.requests import ApiError
 from plumbline.serve.settings import Settings
@@ -180,3 +181,34 @@ def test_a_folder_that_is_no_model_is_told_at_the_start(serve: Serve, tmp_path: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadModel):
         serve(str(tmp_path / "empty"))
+
+
+def test_a_promotion_that_breaks_in_an_unforeseen_way_is_not_the_last_that_is_noticed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.promote("tiny@1")
+    here = versions(project)
+    monkeypatch.setattr(versions_module, "PAUSE", 0.0)
+    start = Fake.start
+
+    async def heavy(self: Fake) -> None:
+        if self.spec.name == "broken@1":
+            raise RuntimeError("not enough memory")
+        await start(self)
+
+    monkeypatch.setattr(Fake, "start", heavy)
+
+    async def scenario() -> None:
+        await here.start()
+        watching = asyncio.create_task(here.watch())
+        async with asyncio.timeout(PATIENCE):
+            project.promote("broken@1")
+            while not here.fault:
+                await asyncio.sleep(0)
+            assert here.fault == "the promotion changes nothing: not enough memory"
+            project.promote("tiny@2")
+            while here.primary.name != "tiny@2":
+                await asyncio.sleep(0)
+        watching.cancel()
+
+    asyncio.run(scenario())

@@ -20,6 +20,8 @@ Scope = Literal["chat", "feedback", "manage", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Ask the model; say what one thinks of an answer; read the metrics; all of it."""
 PREFIX = "plumb"
+RESERVED = ("local", "playground")
+"""Whose exchanges those are that came without a key: of this machine, and of the visitors of the playground."""
 
 columns = schema.api_key.c
 
@@ -68,6 +70,8 @@ class ApiKeys(Database):
         for what, limit in limits.items():
             if limit is not None and limit < 1:
                 raise UserError(f"{what} is {limit!r}: a limit is at least 1")
+        if name.strip() in RESERVED:
+            raise UserError(f"the name is {name!r}, which is ours: what it names would be open to this key")
         if "/" in name:
             raise UserError(f"the name is {name!r}: a slash parts it from its users, so take another sign")
         key_id = token_hex(6)

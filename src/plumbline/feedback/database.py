@@ -40,6 +40,10 @@ NETWORK = {"afs", "beegfs", "ceph", "cifs", "davfs", "glusterfs", "gpfs", "lustr
 NETWORK |= {"smbfs", "fuse.davfs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
 
 
+class DatabaseFailed(UserError):
+    """A disk is full, a lock is held or a server is lost; the same may succeed later."""
+
+
 class Database:
     """An open database. Made by `open`, closed by `close` or at the end of a `with` block."""
 
@@ -113,7 +117,7 @@ class Database:
         try:
             yield
         except (OperationalError, InterfaceError) as error:
-            raise UserError(f"the database {self.where!r} failed: {str(error.orig).strip()}") from error
+            raise DatabaseFailed(f"the database {self.where!r} failed: {str(error.orig).strip()}") from error
 
     def _reach(self) -> None:
         """Finds out whether there is a server, and whether it lets us in."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from plumbline.errors import UserError
-from plumbline.guard import Guard, Ruling, Verdict, check
+from plumbline.guard import Guard, Ruling, Side, Verdict, check
 from plumbline.models import Chunk, Completion, Conversation, Generate, Prompt, Raw, Sampling, Speed
 
 END = re.compile(r"(?s).*(?:[.!?…。！？]\s|\n)")
@@ -43,9 +43,51 @@ def checked_prompt(guards: Sequence[Guard], prompt: Prompt) -> tuple[Prompt, tup
     verdicts: list[Verdict] = []
     for message in talk.messages:
         ruling = passed(check(guards, message["content"] or "", "input"))
-        verdicts += ruling.verdicts
-        messages.append({**message, "content": ruling.text} if message["content"] else message)
-    return Conversation(messages, talk.tools), tuple(verdicts)
+        beside = {name: value for name, value in message.items() if name not in ("role", "content")}
+        called, said = checked_value(guards, beside, "input")
+        verdicts += [*ruling.verdicts, *said]
+        content = {"content": ruling.text} if message["content"] else {}
+        messages.append({**message, **content, **called})
+    tools, said = checked_value(guards, list(talk.tools), "input")
+    return Conversation(messages, tools), (*verdicts, *said)
+
+
+def checked_value(guards: Sequence[Guard], value: Any, side: Side) -> tuple[Any, tuple[Verdict, ...]]:
+    """A value of JSON (tools, a schema, a call) as it may pass, and what was said of it; `Blocked` where it may not.
+
+    Its texts, the names of its fields and its numbers are read together, and where that may pass only in other words,
+    one by one.
+    """
+    words = "\n".join(words_of(value))
+    if not words:
+        return value, ()
+    ruling = passed(check(guards, words, side))
+    return (value if ruling.text == words else reworded(guards, value, side)), ruling.verdicts
+
+
+def words_of(value: Any) -> Iterator[str]:
+    """All that is said in a value of JSON."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from words_of(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from words_of(inner)
+    elif not isinstance(value, bool | None):
+        yield str(value)
+
+
+def reworded(guards: Sequence[Guard], value: Any, side: Side) -> Any:
+    """A value of JSON with each of its words as it may pass."""
+    if isinstance(value, dict):
+        return {reworded(guards, name, side): reworded(guards, inner, side) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [reworded(guards, inner, side) for inner in value]
+    if isinstance(value, bool | None):
+        return value
+    text = passed(check(guards, str(value), side)).text
+    return value if text == str(value) else text
 
 
 def passed(ruling: Ruling) -> Ruling:

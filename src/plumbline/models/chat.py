@@ -60,7 +60,12 @@ def render(tokenizer: Tokenizer, prompt: Prompt, *, answer: bool = True) -> str:
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, *, answer: bool = True) -> list[int]:
     """The token ids that are sent to the model. A model without a template gets a plain string as it is."""
     if is_tokens(prompt):
-        return list(cast("Sequence[int]", prompt))
+        given = list(cast("Sequence[int]", prompt))
+        size = tokenizer.vocabulary
+        strange = next((each for each in given if not 0 <= each < size), None)
+        if strange is not None:
+            raise UserError(f"the prompt holds the token id {strange}, and the model's lie between 0 and {size - 1}")
+        return given
     if isinstance(prompt, Raw):
         return tokenizer.encode_raw(prompt)
     if isinstance(prompt, str) and tokenizer.chat_template is None:

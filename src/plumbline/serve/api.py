@@ -8,8 +8,6 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import suppress
 from dataclasses import replace
-from secrets import token_hex
-from time import perf_counter
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -22,7 +20,7 @@ from plumbline.serve.keys import Caller
 from plumbline.serve.metrics import KIND
 from plumbline.serve.replies import Answered, Pieces
 from plumbline.serve.requests import ApiError, Asked, Chat, Completions, Embeddings, read
-from plumbline.serve.service import Begun, Happened, Service, Text, refusal_of
+from plumbline.serve.service import Begun, Happened, Service, Text
 from plumbline.serve.versions import WHATEVER
 from plumbline.web.errors import Refusal, request_id
 
@@ -168,42 +166,14 @@ async def embeddings(request: Request) -> Response:
     service = service_of(request)
     caller = await service.keys.caller(request, "chat")
     body = await body_of(request)
-    asked = read(Embeddings, body)
-    caller, texts, at, begun = (
-        replace(caller, user=asked.user or ""),
-        asked.texts(),
-        service.store.clock(),
-        perf_counter(),
-    )
-    exchange_id = f"embd-{token_hex(12)}"
+    given = read(Embeddings, body)
+    asked = given.asked()
     try:
-        with service.keys.admitted(caller.key):
-            engine = await service.versions.embedder(asked.model)
-            async with service.line.place(caller.tenant, 1, len(body)):
-                deadline = asyncio.get_running_loop().time() + service.settings.limit
-                piece = await engine.whole({"do": "embed", "texts": texts}, deadline)
-    except Exception as error:
-        raise refusal_of(error, service.settings) from error
-    vectors, tokens = piece["done"], sum(map(count_tokens, texts))
-    if asked.dimensions not in (None, len(vectors[0])):
-        raise ApiError(400, f"`dimensions` must be {len(vectors[0])} or left out.", param="dimensions")
-    await service.journal.write(
-        Exchange(
-            exchange_id=exchange_id,
-            kind="embedding",
-            tenant=caller.tenant,
-            user_id=caller.user_id,
-            version=engine.name,
-            status="answered",
-            at=at,
-            latency_ms=round(1000 * (perf_counter() - begun), 3),
-            prompt_tokens=tokens,
-            prompt={"texts": texts} if caller.key.keeps_content else None,
-        )
-    )
-    service.keys.charge(caller.key, tokens)
-    service.metrics.add("plumbline_requests_total", kind="embedding", version=engine.name, status="answered")
-    return as_json(replies.embedding_list(vectors, engine.name, asked.encoding_format, tokens), exchange=exchange_id)
+        draft, vectors = await while_there(request, service.embed(asked, replace(caller, user=asked.user), len(body)))
+    except ClientDisconnect:
+        return Response(status_code=GONE)
+    found = replies.embedding_list(vectors, draft.version, given.encoding_format, draft.prompt_tokens)
+    return as_json(found, exchange=draft.exchange_id)
 
 
 async def said(request: Request) -> Response:

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from plumbline.errors import UserError
+from plumbline.feedback.database import DatabaseFailed
 from plumbline.feedback.queue import Queue
 from plumbline.feedback.room import app as room
 from plumbline.feedback.store import Store
@@ -34,7 +35,7 @@ from plumbline.serve.keys import HERE, Keys
 from plumbline.serve.line import Line
 from plumbline.serve.metrics import Metrics
 from plumbline.serve.requests import ApiError
-from plumbline.serve.service import Service
+from plumbline.serve.service import Service, refusal_of
 from plumbline.serve.settings import Settings
 from plumbline.serve.versions import Versions
 from plumbline.web.limits import Limit
@@ -48,7 +49,7 @@ log = logging.getLogger("plumbline.serve")
 DRAIN = 30
 """Seconds that what runs gets to end after a signal."""
 FIRST_WORD = 20.0
-"""Seconds in which a connection must have sent its first whole header."""
+"""Seconds in which a request must have sent its whole header."""
 CONNECTIONS = 2000
 """Connections at once; one more is answered with 503."""
 SWEEP = 3600.0
@@ -115,7 +116,7 @@ class Serving:
             before = self.store.clock() - timedelta(days=self.settings.keep_days)
             try:
                 gone = await asyncio.to_thread(self.store.forget_exchanges, before)
-            except UserError as error:
+            except Exception as error:  # whatever it is: it is tried again in an hour
                 log.error("what is too old cannot be removed now: %s", error)
             else:
                 log.info("%d exchanges were older than %g days and are removed", gone, self.settings.keep_days)
@@ -128,8 +129,10 @@ def create_app(service: Service) -> FastAPI:
     def health() -> dict[str, Any]:
         faults = [engine.fault for engine in service.versions.engines() if engine.fault]
         faults += [service.versions.fault] if service.versions.fault else []
-        names = [engine.name for engine in service.versions.engines()]
-        return {"status": "degraded" if faults else "ok", "models": names, "faults": faults}
+        status = "degraded" if faults else "ok"
+        if service.keys.needed:  # anybody may come by here; names and paths are on the page of the traffic
+            return {"status": status}
+        return {"status": status, "models": [engine.name for engine in service.versions.engines()], "faults": faults}
 
     app = create_site(
         room.StoredSessions(service.store),
@@ -146,6 +149,11 @@ def create_app(service: Service) -> FastAPI:
         headers = {} if error.wait is None else {"Retry-After": str(error.wait)}
         body = error_body(error) if request.url.path.startswith("/v1") else {"error": error.sentence}
         return JSONResponse(body, status_code=error.status, headers=headers)
+
+    @app.exception_handler(DatabaseFailed)
+    def unstored(request: Request, error: Exception) -> Response:
+        log.error("%s", error)
+        return refused(request, refusal_of(error, service.settings))
 
     add_api(app)
     app.include_router(playground.router)
@@ -224,7 +232,7 @@ class signals_end_here:
 
 
 def patient_protocol() -> type[asyncio.Protocol]:
-    """Uvicorn's protocol, which closes a connection that has not sent one whole header in time."""
+    """Uvicorn's protocol, which closes a connection whose next request does not send its whole header in time."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     class Patient(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
@@ -232,12 +240,24 @@ def patient_protocol() -> type[asyncio.Protocol]:
             super().connection_made(transport)
             self._first_word = self.loop.call_later(FIRST_WORD, self._give_up)
 
+        def data_received(self, data: bytes) -> None:
+            begins = self._answered() and self.cycle is not None
+            super().data_received(data)
+            if not self._answered():
+                self._first_word.cancel()
+            elif begins and (self._first_word.cancelled() or self._first_word.when() < self.loop.time()):
+                self._first_word = self.loop.call_later(FIRST_WORD, self._give_up)
+
         def connection_lost(self, error: Exception | None) -> None:
             self._first_word.cancel()
             super().connection_lost(error)
 
+        def _answered(self) -> bool:
+            """Whether nothing that was asked here is open."""
+            return self.cycle is None or self.cycle.response_complete
+
         def _give_up(self) -> None:
-            if self.cycle is None:
+            if self._answered():
                 with suppress(OSError):
                     self.transport.close()
 

@@ -15,13 +15,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from plumbline import errors
-from plumbline.errors import BadModel, EngineCrashed, PlumblineError, UserError
+from plumbline.errors import BadModel, EngineCrashed, UserError
 
 log = logging.getLogger("plumbline.serve")
 
@@ -86,6 +86,18 @@ class Engine:
         await self._end()
         self._fail("the server ends")
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """For as long as a request is answered by this engine, from the moment it was picked: it is not drained."""
+        self.running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._idle.set()
+
     async def drain(self) -> None:
         """Ends the process when its last request is over."""
         await self._idle.wait()
@@ -96,24 +108,17 @@ class Engine:
 
         After the deadline, by the event loop's clock, it is a `TimeoutError`.
         """
-        self.running += 1
-        self._idle.clear()
-        try:
-            for last in (False, True):
-                begun = False
-                try:
-                    async with aclosing(self._once(message, deadline)) as pieces:
-                        async for piece in pieces:
-                            begun = True
-                            yield piece
-                    return
-                except EngineCrashed:
-                    if begun or last or self._closed:
-                        raise
-        finally:
-            self.running -= 1
-            if not self.running:
-                self._idle.set()
+        for last in (False, True):
+            begun = False
+            try:
+                async with aclosing(self._once(message, deadline)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        yield piece
+                return
+            except EngineCrashed:
+                if begun or last or self._closed:
+                    raise
 
     async def whole(self, message: dict[str, Any], deadline: float | None = None) -> dict[str, Any]:
         """The last piece alone."""
@@ -191,23 +196,28 @@ class Engine:
             self.fault = f"the process of {self.name!r} died ({words}) and is started anew"
             log.error("%s", self.fault)
             self._fail(self.fault)
-            wait = 0.0 if loop.time() - begun > SOUND else min(LONGEST_WAIT, 2 * wait or 1.0)
+            if loop.time() - begun > SOUND:
+                wait = 0.0
             while not self._ready.is_set():
+                await asyncio.sleep(wait)
+                wait = min(LONGEST_WAIT, 2 * wait or 1.0)
                 try:
                     reader = await self._launch()
-                except (PlumblineError, OSError) as error:
-                    self.fault = str(error)
-                    log.error("%s", error)
-                    await asyncio.sleep(wait or 1.0)
-                    wait = min(LONGEST_WAIT, 2 * wait or 1.0)
+                except Exception as error:  # whatever it is: without this task nobody would start it again
+                    self.fault = f"{self.name!r} cannot be loaded again: {error}"
+                    log.error("%s", self.fault)
             log.warning("%r is there again, in process %d", self.name, self.pid)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        with suppress(OSError):
+        try:
             while line := await reader.readline():
                 message = json.loads(line)
                 if news := self._pending.get(message["number"]):
                     news.put_nowait(message)
+        except OSError:
+            pass  # it is gone
+        except ValueError as error:
+            log.error("the process of %r sent what cannot be read: %s", self.name, error)
 
     async def _end(self) -> str:
         """Ends the process, if it has not by itself; its last words."""

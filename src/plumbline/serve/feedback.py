@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonValue
 
-from plumbline.errors import BadRecord, UserError
+from plumbline.errors import UserError
 from plumbline.feedback.store import Exchange, Store
 from plumbline.records import ComparisonSet, Message, Ranking, Rating, parse, prompt_id
 from plumbline.serve.keys import Caller
@@ -57,22 +57,22 @@ class Said(Body):
         return cast("Literal['thumb', 'edit', 'ranks']", given[0])
 
 
-async def take(service: Service, caller: Caller, said: Said, labeler_id: str | None = None) -> dict[str, Any]:
-    """Stores feedback; when this returns it is on the disk."""
+async def take(service: Service, caller: Caller, said: Said, visitor: str | None = None) -> dict[str, Any]:
+    """Stores feedback; when this returns it is on the disk.
+
+    An application speaks for its users. A `visitor` of the playground, a labeler by id, speaks of their own answers
+    and in their own name alone.
+    """
     kind = said.kind
     with service.keys.admitted(caller.key):
-        exchange = await asyncio.to_thread(service.store.exchange, said.id, caller.tenant)
-        if exchange is None:
-            raise ApiError(404, f"There is no answer {said.id!r} of this key.", param="id", code="not_found")
-        user_id = Caller(caller.key, said.user).user_id if said.user else exchange.user_id
         try:
-            await asyncio.to_thread(keep, service.store, exchange, said, user_id, labeler_id or f"user:{user_id}")
-        except (BadRecord, UserError) as error:
-            if "the database" in str(error):
-                raise ApiError(
-                    503, "The feedback cannot be stored: the disk or the database fails.", wait=30
-                ) from error
-            raise ApiError(400, f"{error}.") from error
+            exchange = await asyncio.to_thread(service.store.exchange, said.id, caller.tenant)
+            if exchange is None or (visitor is not None and exchange.user_id != caller.user_id):
+                raise ApiError(404, f"There is no answer {said.id!r} of this key.", param="id", code="not_found")
+            user_id = Caller(caller.key, said.user).user_id if said.user and visitor is None else exchange.user_id
+            await asyncio.to_thread(keep, service.store, exchange, said, user_id, visitor or f"user:{user_id}")
+        except UserError as error:
+            raise refusal_of(error, service.settings) from error
     service.metrics.add("plumbline_feedback_total", kind=kind)
     return {"object": "feedback", "id": said.id, "kind": kind, "stored": True}
 

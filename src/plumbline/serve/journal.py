@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plumbline.errors import UserError
+from plumbline.feedback.database import DatabaseFailed
 from plumbline.feedback.store import Exchange, Store
 from plumbline.web.errors import Refusal
 
@@ -92,14 +93,15 @@ class Journal:
             self.commits += 1
             self.rows += len(entries)
         except Exception as failed:
-            if len(entries) > 1:  # one row that cannot be written must not take the others with it
+            # One row that cannot be written must not take the others with it; a database that fails takes them all.
+            if len(entries) > 1 and not isinstance(failed, DatabaseFailed):
                 for entry in entries:
                     self._write([entry])
                 return
             why = failed if isinstance(failed, UserError) else type(failed).__name__  # whose words repeat the row
             log.error("an exchange cannot be stored: %s", why)
             error = failed
-            self.lost += entries[0].done is None
+            self.lost += sum(entry.done is None for entry in entries)
         waiting = [entry for entry in entries if entry.done is not None]
         if waiting and waiting[0].loop is not None and not waiting[0].loop.is_closed():
             waiting[0].loop.call_soon_threadsafe(tell, waiting, error)

@@ -78,11 +78,10 @@ class Keys:
         if not self.needed:
             check_host(request)
             return Caller(LOCAL)
-        where = address(request)
-        self._failures.check(where)
         key = await self.find(secret_of(request))
         if key is None:
-            self._failures.take(where)
+            # Only now: behind one address there may be a guesser and everybody else.
+            self._failures.take(address(request))
             raise ApiError(
                 401, "The API key is missing, unknown, revoked or too old: send `Authorization: Bearer KEY`."
             )
@@ -140,9 +139,13 @@ def limit(limits: dict[str, Limit], key: ApiKey, a_minute: int, what: str, clock
 
 def check_host(request: Request) -> None:
     """Refuses a request that names us by another name: a page whose domain was pointed at this machine does."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+    named = request.headers.get("host", "")
+    try:
+        host = urlsplit(f"//{named}").hostname
+    except ValueError:  # a bracket that is not closed
+        host = None
     if host not in HERE:
-        raise ApiError(403, f"The host is {host!r}, and without keys only this machine is served, as 127.0.0.1.")
+        raise ApiError(403, f"The host is {named!r}, and without keys only this machine is served, as 127.0.0.1.")
 
 
 def secret_of(request: Request) -> str:

@@ -74,7 +74,8 @@ class Line:
                 400, f"{rows} answers were asked for at once and there are {self.places} places: ask for fewer"
             )
         waiters = [waiter for line in self._waiting.values() for waiter in line]
-        if waiters and (len(waiters) >= self._most or sum(waiter.size for waiter in waiters) + size > self._most_size):
+        too_many = len(waiters) >= self._most or sum(waiter.size for waiter in waiters) + size > self._most_size
+        if too_many and (waiters or rows > self.free):
             wait = self._advice()
             raise Refusal(429, f"{len(waiters)} requests wait already. Try again in {wait} s.", wait=wait)
         mine = Waiter(rows, size, asyncio.get_running_loop().create_future())

@@ -36,6 +36,8 @@ async function* events(address, body, signal) {
 class Playground {
   turns = []; // what was said, as the model reads it
   stopping = null;
+  looked = 0;
+  talk = 0; // which conversation this is; answers that come after a new one was begun belong to none
 
   constructor() {
     this.picture = byId("picture") && new Picture(byId("picture"), byId("legend"), byId("picture-says"));
@@ -102,9 +104,11 @@ class Playground {
   async look() {
     const words = byId("words").value.trim();
     if (!words || !byId("next").open) return;
+    const look = (this.looked += 1);
     try {
       const body = { messages: this.messages({ role: "user", content: words }), sampling: this.sampling() };
-      this.picture.show(await ask("POST", "/playground/api/look", body));
+      const seen = await ask("POST", "/playground/api/look", body);
+      if (look === this.looked) this.picture.show(seen); // else a later one is under way
     } catch (error) {
       byId("picture-says").textContent = error.message;
     }
@@ -124,9 +128,9 @@ class Playground {
     byId("words").value = "";
     this.stopping = new AbortController();
     byId("send").disabled = true;
-    byId("stop").hidden = false;
+    const way = byId("way").value;
+    byId("stop").hidden = way !== "1"; // drafts come at once or not at all
     try {
-      const way = byId("way").value;
       if (way === "compare") await this.compare();
       else if (way === "1") await this.chat();
       else await this.draft(Number(way));
@@ -181,9 +185,11 @@ class Playground {
 
   async draft(count) {
     const waiting = make("p", { class: "soft" }, `Writing ${count} drafts …`);
+    const talk = this.talk;
     this.show(waiting);
     try {
       const reply = await ask("POST", "/playground/api/chat", this.body({ drafts: count }), 300000);
+      if (talk !== this.talk) return;
       const texts = reply.choices.map((choice) => choice.message.content);
       this.rank(texts.map((text, choice) => ({ id: reply.id, choice, text })), (ranking) =>
         ask("POST", "/playground/api/feedback", { id: reply.id, ranks: ranking.ranks }).then(() => "Ranking kept; the best one goes on."),
@@ -195,9 +201,11 @@ class Playground {
 
   async compare() {
     const waiting = make("p", { class: "soft" }, "Two versions are writing …");
+    const talk = this.talk;
     this.show(waiting);
     try {
       const { answers } = await ask("POST", "/playground/api/compare", this.body(), 300000);
+      if (talk !== this.talk) return;
       this.rank(answers, async (ranking) => {
         const body = { ids: answers.map((each) => each.id), ranks: ranking.ranks };
         const { versions } = await ask("POST", "/playground/api/prefer", body);
@@ -248,6 +256,7 @@ class Playground {
 
   anew() {
     this.stopping?.abort();
+    this.talk += 1;
     this.turns = [];
     this.open = null;
     byId("turns").replaceChildren();

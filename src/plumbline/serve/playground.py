@@ -25,7 +25,6 @@ from plumbline.serve import feedback
 from plumbline.serve.api import answer, last_of, service_of
 from plumbline.serve.keys import Caller
 from plumbline.serve.requests import ApiError, Asked, Body
-from plumbline.serve.service import Service, fitted, refusal_of
 from plumbline.web.auth import Visitor, needs
 
 router = APIRouter()
@@ -58,7 +57,7 @@ class Said(Body):
     drafts: Annotated[int, Field(ge=1, le=MOST_DRAFTS)] = 1
     consent: bool = False
 
-    def asked(self, service: Service, model: str = "") -> Asked:
+    def asked(self, model: str = "") -> Asked:
         drawn = self.sampling
         sampling = Sampling(
             n=self.drafts,
@@ -68,7 +67,6 @@ class Said(Body):
             top_p=drawn.top_p,
             seed=drawn.seed,
         )
-        tells = service.versions.primary.known.get("logprobs", False)
         return Asked(
             "chat",
             model,
@@ -76,7 +74,8 @@ class Said(Body):
             sampling,
             stream=self.drafts == 1 and not model,
             usage=True,
-            logprobs=ALTERNATIVES if tells and self.drafts == 1 else None,
+            logprobs=ALTERNATIVES if self.drafts == 1 and not model else None,
+            logprobs_needed=False,
             consent=self.consent,
         )
 
@@ -111,7 +110,7 @@ def page(request: Request, visitor: Player) -> Response:
 @router.post("/playground/api/chat")
 async def chat(request: Request, visitor: Player, said: Said) -> Response:
     """One answer as a stream, in the API's shape, or several drafts at once."""
-    return await answer(request, said.asked(service_of(request)), caller_of(visitor), 0)
+    return await answer(request, said.asked(), caller_of(visitor), 0)
 
 
 @router.post("/playground/api/compare")
@@ -123,7 +122,7 @@ async def compare(request: Request, visitor: Player, said: Said) -> dict[str, An
         raise ApiError(409, "There is one version only: `plumb serve --canary NAME@N` serves a second one.")
     names = [service.versions.primary.name, canary.name]
     random.shuffle(names)
-    asked = [said.model_copy(update={"drafts": 1}).asked(service, name) for name in names]
+    asked = [said.model_copy(update={"drafts": 1}).asked(name) for name in names]
     done = await asyncio.gather(*(last_of(service.answer(each, caller_of(visitor))) for each in asked))
     return {"answers": [{"id": each.exchange_id, "text": each.answers[0].text} for each in done]}
 
@@ -131,14 +130,8 @@ async def compare(request: Request, visitor: Player, said: Said) -> dict[str, An
 @router.post("/playground/api/look")
 async def look(request: Request, visitor: Player, said: Said) -> dict[str, Any]:
     """What may come next, and what temperature, top-k and top-p make of it."""
-    service = service_of(request)
-    engine = service.versions.primary
-    try:
-        asked = fitted(said.model_copy(update={"drafts": 1}).asked(service), engine.known)
-        deadline = asyncio.get_running_loop().time() + service.settings.limit
-        piece = await engine.whole({**asked.message(0), "do": "look"}, deadline)
-    except Exception as error:
-        raise refusal_of(error, service.settings) from error
+    asked = said.model_copy(update={"drafts": 1}).asked()
+    piece = await service_of(request).look(asked, caller_of(visitor))
     return {"tokens": piece["done"], "kept": piece["kept"]}
 
 
@@ -148,7 +141,7 @@ async def look(request: Request, visitor: Player, said: Said) -> dict[str, Any]:
 @router.post("/playground/api/feedback")
 async def say(request: Request, visitor: Player, said: feedback.Said) -> dict[str, Any]:
     """A thumb, a better answer, or ranks of drafts."""
-    return await feedback.take(service_of(request), caller_of(visitor), said, labeler_id=visitor.id)
+    return await feedback.take(service_of(request), caller_of(visitor), said, visitor=visitor.id)
 
 
 class Preferred(Body):
@@ -165,7 +158,7 @@ async def prefer(request: Request, visitor: Player, said: Preferred) -> dict[str
     tenant = caller_of(visitor).tenant
     found = [await asyncio.to_thread(service.store.exchange, name, tenant) for name in said.ids]
     exchanges = [each for each in found if each is not None and each.user_id == caller_of(visitor).user_id]
-    if len(exchanges) < 2 or exchanges[0].prompt != exchanges[1].prompt:
+    if len({each.exchange_id for each in exchanges}) < 2 or exchanges[0].prompt != exchanges[1].prompt:
         raise ApiError(404, "These are not two answers of yours to one question.", code="not_found")
     await asyncio.to_thread(keep_preference, service.store, exchanges, said.ranks, visitor.id)
     service.metrics.add("plumbline_feedback_total", kind="comparison")

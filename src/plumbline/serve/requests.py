@@ -53,7 +53,7 @@ def refuse(param: str, sentence: str, code: str | None = None) -> NoReturn:
 class Asked:
     """A request in our own words: prompts as they travel to the engine, and how to answer them."""
 
-    kind: Literal["chat", "completion"]
+    kind: Literal["chat", "completion", "embedding"]
     model: str
     prompts: tuple[dict[str, Any], ...]
     sampling: Sampling
@@ -61,12 +61,16 @@ class Asked:
     usage: bool = False
     """Whether a stream ends with the counts."""
     logprobs: int | None = None
+    logprobs_needed: bool = True
+    """Whether an engine that tells none is refused; else it answers without."""
     user: str = ""
     tools: tuple[dict[str, Any], ...] = ()
     choice: str = "none"
     """Of tools: "none", "auto", "required" or the name of one."""
     consent: bool = False
     """Whether what was typed may become a prompt of the next round."""
+    dimensions: int | None = None
+    """How long a vector must be."""
 
     @property
     def rows(self) -> int:
@@ -314,11 +318,13 @@ class Embeddings(Body):
     dimensions: Annotated[int, WHOLE] | None = None
     user: Annotated[str, Field(max_length=200)] | None = None
 
-    def texts(self) -> list[str]:
+    def asked(self) -> Asked:
+        """What it means."""
         texts = [self.input] if isinstance(self.input, str) else self.input
         if not 1 <= len(texts) <= MOST_TEXTS or not all(text for text in texts):
             refuse("input", f"holds {len(texts)} texts: give 1 to {MOST_TEXTS}, none of them empty")
-        return texts
+        prompts = tuple({"text": text} for text in texts)
+        return Asked("embedding", self.model, prompts, Sampling(), user=self.user or "", dimensions=self.dimensions)
 
 
 def read(kind: type[B], body: bytes) -> B:

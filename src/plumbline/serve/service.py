@@ -1,7 +1,8 @@
 """The way of a request: key, rails, cache, place, engine, rails, row; and only then the end of the answer.
 
 `Service.answer` gives what happens in order: that a version has begun, pieces of text, and last the whole, which is on
-the disk by then. However a request ends, it leaves one row, unless it was turned away for coming too often.
+the disk by then. `Service.embed` gives vectors on the same way. However a request ends, it leaves one row, unless it
+was turned away for coming too often.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from secrets import token_hex
 from typing import Any
 
 from plumbline.errors import EndpointError, EngineCrashed, UserError
+from plumbline.feedback.database import DatabaseFailed
 from plumbline.feedback.store import Exchange, Store
-from plumbline.feedback.traffic import Status
 from plumbline.guard import Guard, Side, Verdict
-from plumbline.guard.guarded import Blocked, Held, checked_prompt
+from plumbline.guard.guarded import Blocked, Held, checked_prompt, checked_value
 from plumbline.models import Conversation, Prompt, Raw
+from plumbline.models.scripted import count_tokens
 from plumbline.serve import tools
+from plumbline.serve.draft import Draft
 from plumbline.serve.engine import Engine, TooLong
 from plumbline.serve.journal import Journal
 from plumbline.serve.keys import Caller, Keys
@@ -41,6 +43,8 @@ FINISH = {"cancelled": "content_filter"}
 """Our finish reasons that OpenAI calls otherwise."""
 BRIEF = 4000
 """Characters that rails read within a millisecond or two, which a thread would not make faster."""
+TEXTS = 64
+"""Texts that are embedded at a time: the vectors of all at once would be a message too long to send."""
 
 
 @dataclass(frozen=True)
@@ -63,63 +67,6 @@ Happened = Begun | Text | Answered
 
 
 @dataclass
-class Draft:
-    """The row of a request while it is answered."""
-
-    asked: Asked
-    caller: Caller
-    at: datetime
-    exchange_id: str
-    begun: float = field(default_factory=time.perf_counter)
-    version: str = ""
-    first: float | None = None
-    text: str = ""
-    """What went out of a stream."""
-    taken: int = 0
-    """Characters of a stream that came from the engine."""
-    answers: tuple[Answer, ...] = ()
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    verdicts: list[Verdict] = field(default_factory=list)
-    cache_key: str | None = None
-    cached: str | None = None
-    fault: str | None = None
-
-    def row(self, status: Status) -> Exchange:
-        """The exchange as it is stored."""
-        asked, keeps = self.asked, self.caller.key.keeps_content
-        sampling = {name: value for name, value in vars(asked.sampling).items() if said(value)}
-        more = {
-            "finish_reasons": [each.finish_reason for each in self.answers],
-            "seed": self.answers[0].seed if self.answers else None,
-            "verdicts": [[each.guard, each.side, each.outcome, each.reason] for each in self.verdicts],
-            "tools": [tool["function"]["name"] for tool in asked.tools],
-            "cached": self.cached,
-            "fault": self.fault if keeps else (self.fault or "").partition(":")[0],
-            "consent": asked.consent or None,
-        }
-        answers = [{"text": each.text, "tool_calls": list(each.tool_calls)} for each in self.answers]
-        prompts = list(asked.prompts)
-        return Exchange(
-            exchange_id=self.exchange_id,
-            kind=asked.kind,
-            tenant=self.caller.tenant,
-            user_id=self.caller.user_id,
-            version=self.version,
-            status=status,
-            at=self.at,
-            first_ms=None if self.first is None else round(1000 * (self.first - self.begun), 3),
-            latency_ms=round(1000 * (time.perf_counter() - self.begun), 3),
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            settings={**sampling, **{name: value for name, value in more.items() if said(value)}},
-            prompt=(prompts[0] if len(prompts) == 1 else prompts) if keeps else None,
-            answers=(answers or ([{"text": self.text}] if self.text else [])) if keeps else None,
-            cache_key=self.cache_key if keeps and status == "answered" and not self.cached else None,
-        )
-
-
-@dataclass
 class Service:
     """The parts of a server, and how a request goes through them."""
 
@@ -136,34 +83,86 @@ class Service:
 
     async def answer(self, asked: Asked, caller: Caller, size: int = 0) -> AsyncGenerator[Happened, None]:
         """What happens to a request; the last is an `Answered`, and its row is on the disk."""
-        exchange_id = f"{PREFIXES[asked.kind]}-{token_hex(12)}"
-        draft = Draft(asked, caller, self.store.clock(), exchange_id)
-        status: Status = "cancelled"  # unless something else becomes of it
-        turned_away = False
+        draft = self._draft(asked, caller)
+        async with self._recorded(draft), aclosing(self._through(draft, size)) as steps:
+            async for happened in steps:
+                if isinstance(happened, Text):
+                    draft.text += happened.text
+                yield happened
+
+    async def embed(self, asked: Asked, caller: Caller, size: int = 0) -> tuple[Draft, list[list[float]]]:
+        """A vector for each prompt, and the request's row as it is on the disk."""
+        draft = self._draft(asked, caller)
+        async with self._recorded(draft):
+            draft.asked = asked = await self._let_in(draft)
+            engine = await self.versions.embedder(asked.model)
+            draft.version = engine.name
+            texts, vectors = [prompt["text"] for prompt in asked.prompts], list[list[float]]()
+            async with self.line.place(caller.tenant, 1, size):
+                deadline = asyncio.get_running_loop().time() + self.settings.limit
+                for begin in range(0, len(texts), TEXTS):
+                    piece = await engine.whole({"do": "embed", "texts": texts[begin : begin + TEXTS]}, deadline)
+                    vectors += piece["done"]
+            if asked.dimensions not in (None, len(vectors[0])):
+                raise ApiError(400, f"`dimensions` must be {len(vectors[0])} or left out.", param="dimensions")
+            draft.prompt_tokens = sum(map(count_tokens, texts))
+            await self._store(draft)
+        return draft, vectors
+
+    async def look(self, asked: Asked, caller: Caller) -> dict[str, Any]:
+        """What may come next after a prompt. No answer is given, so no row is left; the rest of the way is the same."""
+        draft = self._draft(asked, caller)
         try:
             with self.keys.admitted(caller.key):
-                async with aclosing(self._through(draft, size)) as steps:
-                    async for happened in steps:
-                        if isinstance(happened, Text):
-                            draft.text += happened.text
-                        elif isinstance(happened, Answered):
-                            status = "answered"
-                        yield happened
-        except Blocked as error:
-            status, draft.fault = "blocked", str(error)
-            draft.verdicts.append(error.verdict)
-            unavailable = error.verdict.outcome == "unavailable"
-            code = "rail_unavailable" if unavailable else "content_filter"
-            raise ApiError(503 if unavailable else 400, f"{error}.", code=code) from None
+                asked = await self._let_in(draft)
+                async with self.line.place(caller.tenant):
+                    engine = self.versions.primary
+                    with engine.in_use():
+                        deadline = asyncio.get_running_loop().time() + self.settings.limit
+                        message = fitted(asked, engine.known).message(0)
+                        return await engine.whole({**message, "do": "look"}, deadline)
         except Exception as error:
-            status, draft.fault = "failed", f"{type(error).__name__}: {error}"
+            raise refusal_of(error, self.settings) from error
+
+    def _draft(self, asked: Asked, caller: Caller) -> Draft:
+        return Draft(asked, caller, self.store.clock(), f"{PREFIXES[asked.kind]}-{token_hex(12)}")
+
+    @asynccontextmanager
+    async def _recorded(self, draft: Draft) -> AsyncIterator[None]:
+        """A request from its first step to its row, however it ends."""
+        turned_away = False
+        try:
+            with self.keys.admitted(draft.caller.key):
+                yield
+        except Blocked as error:
+            draft.status, draft.fault = "blocked", str(error)
+            draft.verdicts.append(error.verdict)
+            draft.stopped = error.verdict.side == "input"
+            raise refusal_of(error, self.settings) from None
+        except Exception as error:
+            draft.status, draft.fault, draft.handed = "failed", f"{type(error).__name__}: {error}", False
             # Who comes too often is counted and leaves no row: a flood must not fill the disk.
             turned_away = isinstance(error, Refusal) and error.status == 429
-            raise refusal_of(error, self.settings) from error
+            told = refusal_of(error, self.settings)
+            if told is error:
+                raise
+            raise told from error
         finally:
-            self._count(draft, status)
-            if status != "answered" and not turned_away:
-                self.journal.note(draft.row(status))
+            self._count(draft)
+            if draft.status != "answered":
+                self._charge(draft)
+                if not turned_away and not draft.handed:
+                    self.journal.note(draft.row(draft.status))
+
+    async def _store(self, draft: Draft) -> None:
+        """Puts the row of an answer on the disk; from then on it is one."""
+        draft.handed = True
+        await self.journal.write(draft.row("answered"))
+        draft.status = "answered"
+        self._charge(draft)
+
+    def _charge(self, draft: Draft) -> None:
+        self.keys.charge(draft.caller.key, 0 if draft.cached else draft.prompt_tokens + draft.completion_tokens)
 
     async def _through(self, draft: Draft, size: int) -> AsyncGenerator[Happened, None]:
         draft.asked = asked = await self._let_in(draft)
@@ -172,21 +171,19 @@ class Service:
         if found is None:
             async with self.line.place(draft.caller.tenant, asked.rows, size):
                 engine = self.versions.pick(asked.model, draft.caller.user_id)
-                draft.version = engine.name
-                yield Begun(draft.exchange_id, engine.name, created)
-                async for text in self._ask(engine, draft):
-                    yield text
+                with engine.in_use():
+                    draft.version = engine.name
+                    if draft.cache_key is not None:  # another version may have been promoted while this one waited
+                        draft.cache_key = self._cache_key(draft, engine)
+                    yield Begun(draft.exchange_id, engine.name, created)
+                    async for text in self._ask(engine, draft):
+                        yield text
         else:
             draft.version, draft.cached = found.version, found.exchange_id
             yield Begun(draft.exchange_id, found.version, created)
-            told = (found.settings or {}).get("finish_reasons", [])
-            draft.answers = tuple(
-                Answer(each["text"], reason, tuple(each["tool_calls"]))
-                for each, reason in zip(found.answers or [], told, strict=True)
-            )
+            draft.answers = answers_of(found)
             draft.prompt_tokens, draft.completion_tokens = found.prompt_tokens, found.completion_tokens
-        await self.journal.write(draft.row("answered"))
-        self.keys.charge(draft.caller.key, 0 if draft.cached else draft.prompt_tokens + draft.completion_tokens)
+        await self._store(draft)
         yield Answered(
             draft.exchange_id,
             asked.kind,
@@ -207,13 +204,18 @@ class Service:
             raise ApiError(413, f"The prompt is longer than {self.settings.longest_prompt:,} characters: shorten it.")
         if not self.guards:
             return asked
-        prompts = []
+        prompts, tools = [], asked.tools
         for prompt in asked.prompts:
-            size = len(str(prompt))
-            passed, verdicts = await self._rails("input", size, checked_prompt, self.guards, as_prompt(prompt))
+            whole = {**prompt, "tools": asked.tools} if asked.tools else prompt
+            passed, verdicts = await self._rails(
+                "input", len(str(whole)), checked_prompt, self.guards, as_prompt(whole)
+            )
             draft.verdicts += verdicts
             prompts.append({**prompt, **wire(passed)})
-        return replace(asked, prompts=tuple(prompts))
+            tools = tuple(passed.tools) if isinstance(passed, Conversation) else tools
+        schema, verdicts = await self._let_value(asked.sampling.schema, "input")
+        draft.verdicts += verdicts
+        return replace(asked, prompts=tuple(prompts), tools=tools, sampling=replace(asked.sampling, schema=schema))
 
     async def _rails(self, side: Side, size: int, work: Any, *given: Any) -> Any:
         """The work of rails on a text of that size, a long one in a thread; what takes too long is unavailable."""
@@ -224,6 +226,31 @@ class Service:
                 return await asyncio.to_thread(work, *given)
         except TimeoutError:
             raise Blocked(Verdict("all", side, "unavailable", "they took too long")) from None
+
+    async def _let_value(self, value: Any, side: Side) -> tuple[Any, tuple[Verdict, ...]]:
+        """A value of JSON as rails let it pass."""
+        passed: tuple[Any, tuple[Verdict, ...]]
+        passed = await self._rails(side, len(str(value)), checked_value, self.guards, value, side)
+        return passed
+
+    async def _let_call(self, draft: Draft, held: Held, call: dict[str, Any]) -> dict[str, Any]:
+        """A call of a tool as rails let it out; where they do not, the answer is stopped."""
+        if not self.guards or held.stopped is not None:
+            return call
+        function = call["function"]
+        try:
+            given: Any = json.loads(function["arguments"])
+        except ValueError:
+            given = function["arguments"]
+        try:
+            given, verdicts = await self._let_value(given, "output")
+        except Blocked as error:
+            if error.verdict.outcome == "unavailable":
+                raise
+            held.stopped, verdicts = error.verdict, (error.verdict,)
+        draft.verdicts += verdicts
+        written = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        return {**call, "function": {**function, "arguments": written}}
 
     async def _let_out(self, draft: Draft, held: Held, text: str, *, ends: bool) -> str:
         """More of an answer, as far as rails let it out."""
@@ -242,6 +269,8 @@ class Service:
     async def _ask(self, engine: Engine, draft: Draft) -> AsyncGenerator[Text, None]:
         """Asks for all answers; the pieces of a single stream are given as they come, and what is whole is noted."""
         asked = draft.asked = fitted(draft.asked, engine.known)
+        # What is left before its end is charged by what is known of it: words that were read, pieces that were written.
+        draft.prompt_tokens = sum(words(prompt) for prompt in asked.prompts)
         deadline = asyncio.get_running_loop().time() + self.settings.limit
         if len(asked.prompts) > 1:
             # The line has room for all of them, so they run together.
@@ -259,6 +288,7 @@ class Service:
                     await self._take(draft, [piece], held, streamed=asked.stream and asked.sampling.n == 1)
                     return
                 draft.taken += len(piece["text"])
+                draft.completion_tokens += 1
                 out = await self._let_out(draft, held, piece["text"], ends=False)
                 if held.stopped is not None:
                     draft.answers = (Answer(draft.text, "content_filter"),)
@@ -273,19 +303,21 @@ class Service:
         """Notes whole answers: their texts as rails let them out, calls of tools, counts."""
         asked = draft.asked
         draft.prompt_tokens = sum(piece["done"][0]["prompt_tokens"] for piece in pieces)
+        draft.completion_tokens = sum(done["tokens"] for piece in pieces for done in piece["done"])
         answers = []
         for done in (done for piece in pieces for done in piece["done"]):
-            draft.completion_tokens += done["tokens"]
             if streamed and asked.choice == "none":
                 text = draft.text + await self._let_out(draft, held, done["text"][draft.taken :], ends=True)
             else:
                 held = Held(self.guards)
                 text = await self._let_out(draft, held, done["text"], ends=True)
-            calls: Sequence[dict[str, Any]] = done["tool_calls"]
+            # What rails changed or stopped must not be told token by token.
+            told = done.get("logprobs") if text == done["text"] else None
+            calls: Sequence[dict[str, Any]] = [await self._let_call(draft, held, call) for call in done["tool_calls"]]
+            calls = () if held.stopped is not None else calls
             if asked.choice != "none" and not calls and held.stopped is None:
                 text, calls = tools.calls_in(text, asked.tools, asked.choice)
             reason = "content_filter" if held.stopped else "tool_calls" if calls else done["finish_reason"]
-            told = done.get("logprobs")
             answers.append(
                 Answer(
                     text,
@@ -309,39 +341,68 @@ class Service:
             or asked.logprobs is not None
         ):
             return None
-        engine = self.versions.pick(asked.model, draft.caller.user_id)
+        draft.cache_key = self._cache_key(draft, self.versions.pick(asked.model, draft.caller.user_id))
+        found = await asyncio.to_thread(self.store.cached, draft.cache_key)
+        said = [*draft.verdicts]
+        if found is not None and not await self._passes_now(draft, found):
+            found, draft.verdicts = None, said
+        self.metrics.add("plumbline_cache_total", hit="no" if found is None else "yes")
+        return found
+
+    def _cache_key(self, draft: Draft, engine: Engine) -> str:
+        """What the same request of the same tenant to the same version has."""
+        asked = draft.asked
         same = replace(asked.sampling, seed=None)
+        rails = [each.name for each in self.guards]
         what = [
-            key.name,
+            draft.caller.tenant,
             engine.name,
             asked.kind,
             asked.prompts,
             vars(same),
             asked.tools,
             asked.choice,
-            [each.name for each in self.guards],
+            rails,
         ]
-        draft.cache_key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-        found = await asyncio.to_thread(self.store.cached, draft.cache_key)
-        self.metrics.add("plumbline_cache_total", hit="no" if found is None else "yes")
-        return found
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
-    def _count(self, draft: Draft, status: Status) -> None:
-        metrics = self.metrics
+    async def _passes_now(self, draft: Draft, found: Exchange) -> bool:
+        """Whether rails as they are set now let an earlier answer out as it is; they may be stricter than they were."""
+        for answer in found.answers or []:
+            if await self._let_out(draft, Held(self.guards), answer["text"], ends=True) != answer["text"]:
+                return False
+            for call in answer["tool_calls"]:
+                if await self._let_call(draft, held := Held(self.guards), call) != call or held.stopped is not None:
+                    return False
+        return True
+
+    def _count(self, draft: Draft) -> None:
+        metrics, status = self.metrics, draft.status
         metrics.add("plumbline_requests_total", kind=draft.asked.kind, version=draft.version, status=status)
         metrics.add("plumbline_tokens_total", draft.prompt_tokens, kind="prompt")
         metrics.add("plumbline_tokens_total", draft.completion_tokens, kind="completion")
         for verdict in draft.verdicts:
             metrics.add("plumbline_rails_total", rail=verdict.guard, side=verdict.side, outcome=verdict.outcome)
-        if status == "answered":
+        if status == "answered" and draft.asked.kind != "embedding":
             metrics.observe("plumbline_answer_seconds", time.perf_counter() - draft.begun)
             if draft.first is not None:
                 metrics.observe("plumbline_first_piece_seconds", draft.first - draft.begun)
 
 
-def said(value: object) -> bool:
-    """Whether a setting says anything; a temperature or a seed of 0 does."""
-    return value is not None and value is not False and value != () and value != []
+def words(prompt: dict[str, Any]) -> int:
+    """About as many tokens as a prompt has, before an engine has said how many."""
+    if "messages" in prompt:
+        return sum(count_tokens(message["content"] or "") for message in prompt["messages"])
+    return count_tokens(prompt["text"]) if "text" in prompt else len(prompt["tokens"])
+
+
+def answers_of(found: Exchange) -> tuple[Answer, ...]:
+    """The answers of an exchange that is given again."""
+    reasons = (found.settings or {}).get("finish_reasons", [])
+    return tuple(
+        Answer(each["text"], reason, tuple(each["tool_calls"]))
+        for each, reason in zip(found.answers or [], reasons, strict=True)
+    )
 
 
 def wire(prompt: Prompt) -> dict[str, Any]:
@@ -355,7 +416,9 @@ def wire(prompt: Prompt) -> dict[str, Any]:
 def fitted(asked: Asked, known: dict[str, Any]) -> Asked:
     """The request as this engine can be asked it: with tools the way that its model knows them."""
     if asked.logprobs is not None and not known["logprobs"]:
-        raise ApiError(400, f"`logprobs` are not told by {known['name']!r}: leave them out.", param="logprobs")
+        if asked.logprobs_needed:
+            raise ApiError(400, f"`logprobs` are not told by {known['name']!r}: leave them out.", param="logprobs")
+        asked = replace(asked, logprobs=None)
     if asked.choice == "none":
         return asked
     if not known["local"]:
@@ -378,8 +441,14 @@ def refusal_of(error: Exception, settings: Settings) -> Exception:
         return refusal_of(error.exceptions[0], settings)
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, Blocked):
+        unavailable = error.verdict.outcome == "unavailable"
+        code = "rail_unavailable" if unavailable else "content_filter"
+        return ApiError(503 if unavailable else 400, f"{error}.", code=code)
     if isinstance(error, TooLong):
         return ApiError(400, f"{error}.", param="messages", code="context_length_exceeded")
+    if isinstance(error, DatabaseFailed):
+        return ApiError(503, "The disk or the database fails: try again in a moment.", code="unavailable", wait=30)
     if isinstance(error, EndpointError):
         return ApiError(429 if error.status == 429 else 502, f"{error}.", code="upstream_error")
     if isinstance(error, UserError):

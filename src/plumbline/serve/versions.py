@@ -11,7 +11,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 
-from plumbline.errors import PlumblineError
 from plumbline.project import PROMOTIONS, Project
 from plumbline.serve.engine import Engine, Spec
 from plumbline.serve.requests import ApiError
@@ -126,7 +125,7 @@ class Versions:
                 self.fault = ""
                 return
             new = await self._load(wanted)
-        except (PlumblineError, OSError) as error:
+        except Exception as error:  # whatever it is: the next promotion must still be noticed
             self.fault = f"the promotion changes nothing: {error}"
             log.error("%s", self.fault)
             return

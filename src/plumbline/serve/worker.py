@@ -95,6 +95,8 @@ class Threads:
 
     def _whole(self, job: Job) -> dict[str, Any] | None:
         """The finished answers; None where nobody waits for them any more."""
+        if job.number not in self._live:
+            return None
         try:
             # A single answer is read as a stream even where it is not sent as one, since a stream can be left.
             found = self._read(job) if job.sampling.n == 1 else self.model([job.prompt], job.sampling)[0]
@@ -338,7 +340,7 @@ def serve(wire: Wire, model: Any, desk: Desk) -> None:
                 desk.do(number, partial(embed, model, message["texts"]))
             else:
                 raise AssertionError(message)
-        except UserError as error:
+        except Exception as error:  # a message that cannot be followed is no reason to die with all the others
             tell_error(wire.tell, number, error)
 
 

@@ -1,0 +1,89 @@
+"""A request while it is answered, and the row that it becomes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from plumbline.feedback.store import Exchange
+from plumbline.feedback.traffic import Status
+from plumbline.guard import Verdict
+from plumbline.serve.keys import Caller
+from plumbline.serve.replies import Answer
+from plumbline.serve.requests import Asked
+
+
+@dataclass
+class Draft:
+    """The row of a request while it is answered."""
+
+    asked: Asked
+    caller: Caller
+    at: datetime
+    exchange_id: str
+    begun: float = field(default_factory=time.perf_counter)
+    version: str = ""
+    first: float | None = None
+    text: str = ""
+    """What went out of a stream."""
+    taken: int = 0
+    """Characters of a stream that came from the engine."""
+    answers: tuple[Answer, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    verdicts: list[Verdict] = field(default_factory=list)
+    cache_key: str | None = None
+    cached: str | None = None
+    status: Status = "cancelled"
+    """Unless something else becomes of it."""
+    fault: str | None = None
+    stopped: bool = False
+    """Whether a rail stopped the prompt: what it found there is not kept either."""
+    handed: bool = False
+    """Whether the journal has the row: it is written then, also for who is gone."""
+
+    def row(self, status: Status) -> Exchange:
+        """The exchange as it is stored. Without content, numbers and names of ours are all that stays of it."""
+        asked, keeps = self.asked, self.caller.key.keeps_content and not self.stopped
+        sampling = {} if asked.kind == "embedding" else {name: value for name, value in vars(asked.sampling).items()}
+        more = {
+            "finish_reasons": [each.finish_reason for each in self.answers],
+            "seed": self.answers[0].seed if self.answers else None,
+            "verdicts": [[each.guard, each.side, each.outcome, each.reason] for each in self.verdicts],
+            "tools": [tool["function"]["name"] for tool in asked.tools] if keeps else None,
+            "cached": self.cached,
+            "fault": self.fault if keeps else (self.fault or "").partition(":")[0],
+            "consent": asked.consent or None,
+        }
+        answers = [{"text": each.text, "tool_calls": list(each.tool_calls)} for each in self.answers]
+        prompts = list(asked.prompts)
+        return Exchange(
+            exchange_id=self.exchange_id,
+            kind=asked.kind,
+            tenant=self.caller.tenant,
+            user_id=self.caller.user_id,
+            version=self.version,
+            status=status,
+            at=self.at,
+            first_ms=None if self.first is None else round(1000 * (self.first - self.begun), 3),
+            latency_ms=round(1000 * (time.perf_counter() - self.begun), 3),
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            settings={
+                **{name: value for name, value in sampling.items() if said(value) and (keeps or is_number(value))},
+                **{name: value for name, value in more.items() if said(value)},
+            },
+            prompt=(prompts[0] if len(prompts) == 1 else prompts) if keeps else None,
+            answers=(answers or ([{"text": self.text}] if self.text else [])) if keeps else None,
+            cache_key=self.cache_key if keeps and status == "answered" and not self.cached else None,
+        )
+
+
+def said(value: object) -> bool:
+    """Whether a setting says anything; a temperature or a seed of 0 does."""
+    return value is not None and value is not False and value != () and value != []
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float)
