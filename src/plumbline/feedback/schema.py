@@ -23,13 +23,14 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
     TypeDecorator,
 )
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest of the migrations; together they make what stands here."""
 
 ESCAPE = "\x10"  # "data link escape": the control character that is made for this, and that no text holds
@@ -305,6 +306,8 @@ exchange = Table(
     Column("prompt", Json),  # this and the answers are none where the key keeps no content
     Column("answers", Json),
     Column("cache_key", Text, index=True),  # of an answer that the same request of the same tenant may get again
+    Column("alike_key", Text, index=True),  # and of one that a question which is alike may get, by its vector
+    Column("vector", LargeBinary),
     sqlite_autoincrement=True,
 )
 

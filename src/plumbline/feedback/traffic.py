@@ -44,6 +44,10 @@ class Exchange:
     answers: list[dict[str, Any]] | None = None
     cache_key: str | None = None
     """What the same request would have; None where it must be answered anew."""
+    alike_key: str | None = None
+    """What requests would have that differ from this one in their last question alone."""
+    vector: bytes | None = None
+    """That question's, as 32-bit floats."""
 
 
 NAMES = [field.name for field in fields(Exchange)]
@@ -87,6 +91,17 @@ class Traffic(Database):
                 select(schema.exchange).where(same).order_by(columns.number.desc()).limit(1)
             ).first()
             return None if row is None else as_exchange(row)
+
+    def vectors(self, alike_key: str, most: int) -> list[tuple[str, bytes]]:
+        """The ids and vectors of the latest exchanges with that key."""
+        with self.read() as connection:
+            rows = connection.execute(
+                select(columns.exchange_id, columns.vector)
+                .where(columns.alike_key == alike_key, columns.answers.is_not(None))
+                .order_by(columns.number.desc())
+                .limit(most)
+            )
+            return [(row.exchange_id, row.vector) for row in rows]
 
     def exchanges(self, *, tenant: str | None = None) -> Iterator[Exchange]:
         """All of them, the oldest first, streamed."""
