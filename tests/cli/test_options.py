@@ -15,7 +15,7 @@ from plumbline.models import Sampling
 SETTINGS = '''
 """Settings of a method that needs a heavy library."""
 import a_library_that_nobody_has
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Config:
@@ -30,6 +30,8 @@ class Config:
     hidden: int = 3
     names: tuple[str, ...] = ("a", "b")
     """Which ones."""
+    prices: dict[str, float] = field(default_factory=dict)
+    """What each costs."""
 '''
 
 
@@ -45,6 +47,7 @@ def test_fields_are_read_without_importing_the_module(settings: str) -> None:
         Field("steps", "int", 20_000, "Most steps.\n\nStops earlier at the threshold."),
         Field("beta", "float", 0.02, "How strongly it is held back."),
         Field("names", "tuple[str, ...]", ("a", "b"), "Which ones."),
+        Field("prices", "dict[str, float]", {}, "What each costs."),
     ]
     assert settings not in sys.modules
 

@@ -29,6 +29,9 @@ TYPES: dict[str, tuple[Any, str | None]] = {
 }
 """What an annotation means to Typer, and how the value is called in the help."""
 
+EMPTY_TABLE = "field(default_factory=dict)"
+"""The default of a field that is a table, which no option can give."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -73,7 +76,8 @@ def _documented(body: list[ast.stmt]) -> Iterator[Field]:
                 ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                yield Field(name, ast.unparse(annotation), ast.literal_eval(value), inspect.cleandoc(text))
+                default = {} if ast.unparse(value) == EMPTY_TABLE else ast.literal_eval(value)
+                yield Field(name, ast.unparse(annotation), default, inspect.cleandoc(text))
 
 
 def parameter(field: Field, *, panel: str | None = None) -> inspect.Parameter:
