@@ -76,7 +76,7 @@ def _documented(body: list[ast.stmt]) -> Iterator[Field]:
                 ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                default = {} if ast.unparse(value) == EMPTY_TABLE else ast.literal_eval(value)
+                default: Any = {} if ast.unparse(value) == EMPTY_TABLE else ast.literal_eval(value)
                 yield Field(name, ast.unparse(annotation), default, inspect.cleandoc(text))
 
 
