@@ -21,7 +21,7 @@ SHOWN = {
     ("refusal", "over_refusal"): "declines harmless ones that look alike",
     ("refusal", "told_apart"): "tells the two apart",
     ("win_rate", "win_rate"): "preferred by the reward model to the one before",
-    ("kl", "kl"): "KL from the one before, per answer",
+    ("kl", "kl_per_answer"): "KL from the one before, per answer",
 }
 """Figures of `plumb evaluate`, in the words of the table."""
 
