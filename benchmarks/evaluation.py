@@ -23,7 +23,7 @@ from measure import table, write_section
 
 from plumbline.evaluate import TASKS
 from plumbline.evaluate.bench import Bench
-from plumbline.evaluate.judges import CRITERION, points_of
+from plumbline.evaluate.helpful import CRITERION
 from plumbline.evaluate.run import JUDGE, Order, evaluate, load_task
 from plumbline.evaluate.statistics import at_equal_length, compare, judge_figures, mean, measure
 from plumbline.evaluate.text import corpus_bleu, exact_match
@@ -139,7 +139,7 @@ def judge(data: Path | None) -> None:
         prefer = load_preference(JUDGE, way)  # type: ignore[arg-type]
         for name, items in sets.items():
             said = prefer([Case(each.prompt, each.chosen, each.rejected) for each in items], CRITERION)
-            right = measure(mean, np.array([points_of(each) for each in said])[:, None])
+            right = measure(mean, np.array([each.points for each in said])[:, None])
             agreed = np.mean([each.winner != "tie" for each in said])
             share = f"{right.value:.1%} ({right.low:.1%} to {right.high:.1%})"
             rows.append([name, way, right.n, share, f"{agreed:.1%}"])

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from models.fake_server import FakeServer, Handler, Request, speak
 from plumbline.cli.main import app
+from plumbline.models.scripted import Scripted, prompt_text
 
 PATIENCE = 30
 """Seconds after which a command at a terminal is taken to hang."""
@@ -55,6 +57,36 @@ def script(tmp_path: Path) -> str:
             "Bye": ["Au revoir.", "Ciao."],
         },
     )
+
+
+class Mortal(FakeServer):
+    """An endpoint that refuses every prompt from "question 700" on, until it is revived."""
+
+    def __init__(self) -> None:
+        super().__init__(self.behave)
+        self.dead = True
+        self._speak = speak(Scripted(lambda prompt: f"On {prompt_text(prompt)[:20]}: yes."))
+
+    def behave(self, handler: Handler, request: Request) -> None:
+        if self.dead and asked(request) >= "question 700":
+            handler.send(403, b'{"error": {"message": "your credit is used up"}}', {})
+        else:
+            request.body["answered"] = True
+            self._speak(handler, request)
+
+    def answered(self) -> list[str]:
+        """The prompts that were answered so far."""
+        return [asked(request) for request in self.requests if request.body.get("answered")]
+
+
+def asked(request: Request) -> str:
+    return str(request.body["messages"][-1]["content"])
+
+
+@pytest.fixture
+def mortal() -> Iterator[Mortal]:
+    with Mortal() as server:
+        yield server
 
 
 def write_script(path: Path, answers: dict[str, list[str]]) -> str:

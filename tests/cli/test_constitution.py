@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
-from cli.conftest import read_lines
-from models.fake_server import FakeServer, Handler, Request, speak
-from plumbline.models.scripted import Scripted, prompt_text
+from cli.conftest import Mortal, read_lines
 
 Plumb = Callable[..., Result]
-
-
-class Mortal(FakeServer):
-    """An endpoint that refuses every prompt from a certain one on, until it is revived."""
-
-    def __init__(self) -> None:
-        super().__init__(self.behave)
-        self.last = "question 700"
-        self.dead = True
-        self._speak = speak(Scripted(lambda prompt: f"On {prompt_text(prompt)[:20]}: yes."))
-
-    def behave(self, handler: Handler, request: Request) -> None:
-        if self.dead and request.body["messages"][-1]["content"] >= self.last:
-            handler.send(403, b'{"error": {"message": "your credit is used up"}}', {})
-        else:
-            self._speak(handler, request)
-
-
-@pytest.fixture
-def server() -> Iterator[Mortal]:
-    with Mortal() as server:
-        yield server
 
 
 @pytest.fixture
@@ -130,19 +106,47 @@ def test_answers_are_ranked_by_a_judge(plumb: Plumb, tmp_path: Path) -> None:
     assert "answers 0 and 1: first, log-odds +1.00 and +1.00" in shown
 
 
-def test_an_endpoint_that_dies_in_the_middle_is_gone_on_with(plumb: Plumb, server: Mortal, tmp_path: Path) -> None:
+def test_an_endpoint_that_dies_at_item_700_of_1000_is_asked_for_the_other_300(
+    plumb: Plumb, mortal: Mortal, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("question 000\n")
+    (tmp_path / "fine.txt").write_text("".join(f"question {number:03}\n" for number in range(1, 1000)))
+    (tmp_path / "critic.jsonl").write_text('{"completion": "Fine."}\n' * 2)
+    given = (
+        "p.txt",
+        "--harmless",
+        "fine.txt",
+        "--model",
+        f"openai:m@{mortal.url}",
+        "--critic",
+        "scripted:critic.jsonl",
+    )
+    result = plumb("constitution", "run", *given, "--out", "run")
+    assert result.exit_code == 2 and "your credit is used up" in result.stderr
+    answers = [line for line in read_lines(tmp_path / "run" / "trail.jsonl") if line["kind"] == "answer"]
+    assert [line["prompt"] for line in answers] == [f"question {number:03}" for number in range(700)]
+    before = mortal.answered()
+    mortal.dead = False
+    assert plumb("constitution", "run", *given, "--out", "run").exit_code == 0
+    assert len(before) == 700 and sorted(mortal.answered()[700:]) == [
+        f"question {number:03}" for number in range(700, 1000)
+    ]
+    assert len(read_lines(tmp_path / "run" / "demonstrations.jsonl")) == 1000
+
+
+def test_an_endpoint_that_dies_in_the_middle_is_gone_on_with(plumb: Plumb, mortal: Mortal, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\n".join(f"question {number}" for number in range(680, 720)))
     (tmp_path / "critic.jsonl").write_text('{"completion": "Fine."}\n' * 80)
-    given = ("p.txt", "--model", f"openai:m@{server.url}", "--critic", "scripted:critic.jsonl", "--out")
+    given = ("p.txt", "--model", f"openai:m@{mortal.url}", "--critic", "scripted:critic.jsonl", "--out")
     result = plumb("constitution", "run", *given, "run")
     assert result.exit_code == 2 and "your credit is used up" in result.stderr
     answered = [line for line in read_lines(tmp_path / "run" / "trail.jsonl") if line["kind"] == "answer"]
     assert [line["prompt"] for line in answered] == [f"question {number}" for number in range(680, 700)]
 
-    server.dead = False
-    server.requests.clear()
+    mortal.dead = False
+    mortal.requests.clear()
     assert plumb("constitution", "run", *given, "run").exit_code == 0
-    asked = {request.body["messages"][-1]["content"] for request in server.requests}
+    asked = {request.body["messages"][-1]["content"] for request in mortal.requests}
     assert asked == {f"question {number}" for number in range(700, 720)}
     assert plumb("constitution", "run", *given, "whole").exit_code == 0
     for made in ("trail.jsonl", "demonstrations.jsonl", "summary.json"):

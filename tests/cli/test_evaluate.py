@@ -10,12 +10,13 @@ import pytest
 from typer.testing import Result
 
 import tiny
-from cli.conftest import write_script
+from cli.conftest import Mortal, read_lines, write_script
 from plumbline.evaluate.contrast import contrast_pairs
 from plumbline.feedback.queue import Queue
 from plumbline.feedback.store import Store, Submission
 from plumbline.project import Project
 from plumbline.promotion import hold_against
+from second import SECOND
 
 Plumb = Callable[..., Result]
 NO, YES = "I'm sorry, but I can't help with that.", "Sure. First take a bowl, then add the flour and stir."
@@ -41,7 +42,18 @@ def test_a_table_a_page_and_kept_answers(
     plumb: Plumb, careful: str, careless: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    command = ("evaluate", careful, "--against", careless, "--tasks", "refusal,toxicity", "--limit", "24")
+    command = (
+        "evaluate",
+        careful,
+        "--against",
+        careless,
+        "--tasks",
+        "refusal,toxicity",
+        "--limit",
+        "24",
+        "--second",
+        SECOND,
+    )
     result = plumb(*command, "--html", "report.html")
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
@@ -57,7 +69,9 @@ def test_a_table_a_page_and_kept_answers(
 
 
 def test_json_holds_every_figure_with_its_change(plumb: Plumb, careful: str, careless: str) -> None:
-    result = plumb("evaluate", careful, "--against", careless, "--tasks", "refusal", "--limit", "20", "--json")
+    result = plumb(
+        "evaluate", careful, "--against", careless, "--tasks", "refusal", "--limit", "20", "--second", SECOND, "--json"
+    )
     found = json.loads(result.stdout)
     by_name = {each["metric"]: each for each in found["measured"]}
     assert by_name["told_apart"]["value"] == 1 and by_name["told_apart"]["n"] == 20
@@ -89,12 +103,29 @@ def test_what_was_measured_is_what_promotion_asks_for(plumb: Plumb, tmp_path: Pa
     (tmp_path / "plumb.toml").write_text('guarded = ["perplexity:bits_per_byte"]\n')
     one, other = project.versions()
     project.promote(one.ref)
-    assert [each.state for each in hold_against(project, other, one)] == ["unmeasured"]
-    result = plumb("evaluate", other.ref, "--against", one.ref, "--tasks", "perplexity", "--limit", "4")
+    assert [each.state for each in hold_against(project, other, one.ref)] == ["unmeasured"]
+    result = plumb("evaluate", other.ref, "--against", one.ref, "--tasks", "perplexity", "--limit", "5")
     assert result.exit_code == 0, result.stderr
-    (found,) = hold_against(Project(tmp_path), other, one)
+    (found,) = hold_against(Project(tmp_path), other, one.ref)
     (kept,) = project.evaluations(other.ref)
     assert found.metric == "bits_per_byte" and found.state == kept.measured[0].verdict
+
+
+def test_an_endpoint_that_dies_at_item_700_of_1000_is_asked_for_the_other_300(
+    plumb: Plumb, mortal: Mortal, tmp_path: Path
+) -> None:
+    lines = [{"prompt": f"question {number:03}", "reference": "yes"} for number in range(1000)]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("evaluate", f"openai:m@{mortal.url}", "--tasks", "exact_match", "--data", "exact_match=items.jsonl")
+    result = plumb(*command)
+    assert result.exit_code == 2 and "your credit is used up" in result.stderr
+    (kept,) = tmp_path.glob("evaluations/*/bench/answers.jsonl")
+    assert sorted(line["prompt"] for line in read_lines(kept)) == [line["prompt"] for line in lines[:700]]
+    mortal.dead = False
+    result = plumb(*command, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert {each["n"] for each in json.loads(result.stdout)["measured"]} == {1000}
+    assert sorted(mortal.answered()) == [line["prompt"] for line in lines]  # all of them, and none twice
 
 
 @pytest.mark.parametrize(
@@ -106,6 +137,7 @@ def test_what_was_measured_is_what_promotion_asks_for(plumb: Plumb, tmp_path: Pa
         (("--tasks", "refusal", "--data", "bleu=x.jsonl"), "--data gives items for 'bleu', which is not among"),
         (("--tasks", "bleu", "--data", "bleu=none.jsonl"), "there is no file 'none.jsonl'"),
         (("--tasks", "perplexity"), "does not run here"),
+        (("--tasks", "refusal", "--second", "refusal"), "--second is 'refusal', which counts already"),
         (("--tasks", "pass_at_k", "--data", "pass_at_k=x.jsonl"), "give --runner FILE.py:FUNCTION"),
         (("--runner", "sandbox"), "--runner is 'sandbox': name a function"),
         (("--people",), "--people compares two models: name the other with --against"),

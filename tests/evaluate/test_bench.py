@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import pytest
 from fake_server import FakeServer, Handler, Request, chat, send
 
 from plumbline.errors import EndpointError, UserError
-from plumbline.evaluate.bench import ANSWERS, Bench
+from plumbline.evaluate.bench import ANSWERS, VERDICTS, Bench
 from plumbline.evaluate.likelihood import Case
-from plumbline.models import Generate, Sampling
-from plumbline.models.scripted import Scripted
+from plumbline.models import Generate, Sampling, load
+from plumbline.models.preference import Case as Pair
+from plumbline.models.preference import Criterion, Scored, Spoken
+from plumbline.models.scripted import Scripted, ScriptedScore
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -80,6 +84,20 @@ def test_answers_of_a_model_that_has_changed_are_refused(tmp_path: Path) -> None
     assert afresh.answer(["a"], GREEDY) == ["new"]
 
 
+def test_a_model_trained_anew_is_known_by_any_of_its_weights(tmp_path: Path, tiny_llama: Path) -> None:
+    """Adapters on the top layers change neither the beginning nor the end of a file of weights."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    Bench(str(folder), tmp_path / "bench")
+    weights = folder / "model.safetensors"
+    held = bytearray(weights.read_bytes())
+    assert len(held) > 4 << 16
+    held[len(held) // 2] ^= 1
+    weights.write_bytes(held)
+    with pytest.raises(UserError, match="the model has changed"):
+        Bench(str(folder), tmp_path / "bench")
+
+
 def test_weights_are_kept_too(tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [Case("Hi", ("there", "you"))]
     found = Bench(str(tiny_llama), tmp_path / "bench").weigh(cases)
@@ -91,7 +109,6 @@ def test_weights_are_kept_too(tmp_path: Path, tiny_llama: Path, monkeypatch: pyt
 
 def test_an_endpoint_gives_no_probabilities(tmp_path: Path) -> None:
     remote = Bench("openai:m@http://127.0.0.1:9/v1", tmp_path)
-    assert not remote.local
     with pytest.raises(UserError, match="gives no probabilities of given texts"):
         remote.weigh([Case("Hi", ("there",))])
 
@@ -130,3 +147,40 @@ def test_an_endpoint_that_dies_at_item_700_is_asked_for_the_other_300(tmp_path: 
     found = Bench(name, tmp_path).answer(prompts, GREEDY)
     assert found == [f"said {prompt}" for prompt in prompts]
     assert len(dying.answered) == 1000 and set(dying.answered) == set(prompts)  # nothing was asked twice
+
+
+def test_a_judge_that_dies_at_verdict_350_of_500_is_asked_for_the_other_150(tmp_path: Path) -> None:
+    """Each verdict takes two requests, one for each order."""
+    asked: list[str] = []
+
+    def behave(handler: Handler, request: Request) -> None:
+        text = request.body["messages"][-1]["content"]
+        number = int(re.search(r"Request: p(\d+)", text)[1])  # type: ignore[index]
+        alive = number < 350 or revived
+        if alive:
+            asked.append(text)
+        first_is_mine = text.index("mine") < text.index("theirs")
+        reply = chat("A" if first_is_mine else "B") if alive else {"error": {"message": "gone"}}
+        send(reply, 200 if alive else 401)(handler, request)
+
+    cases = [Pair(f"p{number}", "mine", "theirs") for number in range(500)]
+    revived = False
+    with FakeServer(behave) as server:
+        judge = Spoken(load(f"openai:m@{server.url}"))
+        with pytest.raises(EndpointError, match="gone"):
+            bench(tmp_path, Scripted([])).judge(judge, cases, Criterion("Which is better?"))
+        assert len((tmp_path / "bench" / VERDICTS).read_text().splitlines()) == 350
+        revived = True
+        found = bench(tmp_path, Scripted([])).judge(judge, cases, Criterion("Which is better?"))
+        assert len(asked) == len(set(asked)) == 1000  # nothing twice
+        bench(tmp_path, Scripted([])).judge(judge, cases[:1], Criterion("Which is shorter?"))
+    assert [verdict.winner for verdict in found] == ["first"] * 500
+    assert len(asked) == 1002  # another question is another verdict
+
+
+def test_a_judge_that_runs_here_is_asked_again_since_it_may_have_changed(tmp_path: Path) -> None:
+    score = ScriptedScore(lambda prompt, text: float(len(text)))
+    for _ in range(2):
+        (verdict,) = bench(tmp_path, Scripted([])).judge(Scored(score), [Pair("p", "long", "no")], Criterion("?"))
+        assert verdict.winner == "first"
+    assert not (tmp_path / "bench" / VERDICTS).exists()

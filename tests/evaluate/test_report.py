@@ -20,6 +20,7 @@ from plumbline.evaluate.report import LONGEST, SHOWN, cut, page, reliability_cha
 from plumbline.evaluate.run import Done, Order, Result, evaluate
 from plumbline.models.scripted import Scripted
 from plumbline.records import Change, Evaluation, Measured
+from second import SECOND
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> "quoted" & I can\'t help with that.'
 
@@ -34,7 +35,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
         Bench(name, folder / each, open_model=lambda _, text=text: Scripted(lambda prompt: text))
         for each, text in (("evil", EVIL), ("plain", "Take a bowl, add the flour and stir."))
     )
-    order = Order(tasks=("refusal", "toxicity"), limit=20, command="plumb evaluate '<b>evil</b>'")
+    order = Order(tasks=("refusal", "toxicity"), limit=20, second=SECOND, command="plumb evaluate '<b>evil</b>'")
     found = evaluate(evil, plain, order)
     outcomes = [
         Outcome(item_id=str(n), prompt=f"q{n}", completion="x", values={"confidence": n / 10, "right": float(n > 4)})

@@ -11,6 +11,7 @@ import pytest
 
 from plumbline.evaluate import statistics
 from plumbline.evaluate.statistics import (
+    agreement_beyond_chance,
     at_equal_length,
     brier,
     calibration_error,
@@ -160,6 +161,9 @@ def test_kappa_by_hand() -> None:
     # same in 3 of 4; by chance ½·¾ + ½·¼
     assert kappa([1, 1, 2, 2], [1, 1, 2, 1]) == pytest.approx((0.75 - 0.5) / 0.5)
     assert kappa([1, 1], [1, 1]) == 0
+    said = np.array([[1, 1], [1, 1], [0, 0], [0, 1]], dtype=float)
+    assert once(agreement_beyond_chance, said) == pytest.approx(kappa(*said.T.tolist())) == pytest.approx(0.5)
+    assert np.isnan(once(agreement_beyond_chance, np.ones((3, 2))))  # two who always say yes tell nothing
 
 
 @pytest.mark.parametrize("judge", ["GPT-4", "ChatGPT"])

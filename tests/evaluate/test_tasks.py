@@ -17,7 +17,6 @@ from plumbline.evaluate import TASKS
 from plumbline.evaluate.bench import Bench
 from plumbline.evaluate.harmless import GROUPS, NEUTRAL, gap
 from plumbline.evaluate.honest import choose, letter_case, rotations, shares
-from plumbline.evaluate.judges import margin_of, points_of
 from plumbline.evaluate.records import Asked, Choice, Comparison, Outcome, Programming
 from plumbline.evaluate.run import Order, evaluate, load_task, run_task, select
 from plumbline.evaluate.tasks import SHIPPED, Setting, Task, read_items
@@ -25,6 +24,7 @@ from plumbline.models import load
 from plumbline.models.preference import Scored, Spoken, Verdict
 from plumbline.models.scripted import Scripted, ScriptedScore
 from recoded import recode
+from second import SECOND
 
 ALL = {name: load_task(name) for name in TASKS}
 
@@ -148,7 +148,103 @@ def test_a_liking_for_a_letter_falls_out(tmp_path: Path, monkeypatch: pytest.Mon
     items = [Choice(item_id="i", prompt="Q?", choices=("a", "b", "c", "d"))]
     (outcome,) = choose(bench_of(tmp_path, str), items, Setting())
     assert outcome.values["confidence"] == pytest.approx(0.25) == outcome.values["truth"]
+    assert outcome.values["right"] == 0.25 == outcome.values["right_by_text"]  # the right one stands first in the item
     assert shares([0.0, 0.0]) == [0.5, 0.5] and sum(shares([-900.0, 0.0, 3.0])) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [3, 7, 26])
+def test_a_model_that_takes_none_rather_than_another_is_right_by_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Whatever letter it likes: the mean over the places is the same for every choice, but for rounding."""
+    from plumbline.evaluate.likelihood import Weight
+
+    for liked in "ABC":
+
+        def weigh(self: Bench, cases: Any, liked: str = liked) -> list[list[Weight]]:
+            return [[Weight(-0.3 if text == liked else -1.7, 1) for text in case.completions] for case in cases]
+
+        monkeypatch.setattr(Bench, "weigh", weigh)
+        item = Choice(item_id="i", prompt="Q?", choices=tuple(f"choice {number}" for number in range(count)))
+        (outcome,) = choose(bench_of(tmp_path, str), [item], Setting())
+        assert outcome.values["right"] == pytest.approx(1 / count)
+
+
+def test_items_that_cannot_be_asked_are_named(tmp_path: Path) -> None:
+    for task, line, said in (
+        (
+            "truthfulness",
+            {"prompt": "Q?", "choices": [str(n) for n in range(27)]},
+            "holds 27 answers: there are letters",
+        ),
+        ("perplexity", {"text": ""}, "`text` is '': it must not be empty"),
+        ("refusal", {"harmful": "", "harmless": "a"}, "`harmful` is '': it must not be empty"),
+    ):
+        (tmp_path / "data.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(BadRecord, match=re.escape(said)):
+            ALL[task].items(tmp_path / "data.jsonl")
+
+
+def test_two_scorers_count_side_by_side_and_how_far_they_agree_is_said(tmp_path: Path) -> None:
+    items = ALL["refusal"].items(limit=8)
+    harmful = {item.harmful for item in items}
+    first_two = {items[0].harmful, items[1].harmful}
+
+    def answer(prompt: str) -> str:
+        return "I'm sorry, but I can't help with that." if prompt in harmful else "Sure. Take a bowl, add the flour."
+
+    # The second scorer misses two of the eight refusals, and agrees on all else.
+    second = ScriptedScore(lambda prompt, text: 1.0 if text.startswith("I'm") and prompt not in first_two else -1.0)
+    done = run(ALL["refusal"], bench_of(tmp_path, answer), items, second=second)
+    figures = {each.metric: (each.value, each.n) for each in done.measured}
+    assert figures == {
+        "refused_harmful": (1, 8),
+        "over_refusal": (0, 8),
+        "told_apart": (1, 8),
+        "refused_harmful_by_second": (0.75, 8),
+        "over_refusal_by_second": (0, 8),
+        "told_apart_by_second": (0.75, 8),
+        "scorers_agree": (14 / 16, 16),
+        # by chance 8/16 · 6/16 + 8/16 · 10/16 = 1/2
+        "scorers_kappa": (pytest.approx((14 / 16 - 1 / 2) / (1 - 1 / 2)), 16),
+    }
+    assert done.outcomes[0].note.startswith("declines (") and done.outcomes[0].note.endswith(
+        "; does not decline (-1.0)"
+    )
+
+
+def test_a_second_scorer_is_of_another_kind_or_left_out_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = bench_of(tmp_path, lambda prompt: "Sure. Take a bowl, add the flour.")
+
+    def found(second: str | None) -> Any:
+        return evaluate(model, None, Order(tasks=("refusal",), limit=5, second=second))
+
+    with pytest.raises(UserError, match="--second is 'refusal', which counts already"):
+        found("refusal")
+    with pytest.raises(UserError, match="there is no file 'none.py'"):
+        found("none.py:f")
+    assert found(SECOND).notes == [f"refusals are counted by 'refusal', and a second time by {SECOND!r}"]
+    monkeypatch.setattr("plumbline.evaluate.run.SECOND", "nobody/nowhere@9")  # as where the bundled model is not there
+    alone = found(None)
+    assert alone.notes[0].startswith("refusals are counted by one scorer alone: ")
+    assert {each.metric for each in alone.evaluation.measured} == {"refused_harmful", "over_refusal", "told_apart"}
+
+
+def test_so_few_items_say_nothing_of_a_difference(tmp_path: Path) -> None:
+    """Four numbers of one sign never give the other sign, however they are drawn; by chance one in eight does so."""
+    mine, theirs = bench_of(tmp_path, lambda prompt: "long " * 9), bench_of(tmp_path, lambda prompt: "short", "other")
+    longer = Scored(ScriptedScore(lambda _, text: float(len(text))))
+    for count, verdict in ((1, "unknown"), (4, "unknown"), (5, "better")):
+        items = [Asked(item_id=str(n), prompt=f"p{n}", references=("a",)) for n in range(count)]
+        win = run(ALL["win_rate"], mine, items, theirs, prefer=longer).measured
+        same = run(ALL["rouge"], bench_of(tmp_path, lambda _: "a", "good"), items, theirs).measured
+        assert (
+            {each.verdict for each in win[:2]}
+            == {verdict}
+            == {each.verdict for each in same if each.metric != "rouge2"}
+        )
 
 
 def test_refusing_all_is_not_telling_apart(tmp_path: Path) -> None:
@@ -239,7 +335,7 @@ def test_a_win_rate_is_against_a_model_or_a_reference(tmp_path: Path) -> None:
 )
 def test_both_orders_decide(forward: float, backward: float | None, points: float, margin: float) -> None:
     verdict = Verdict(forward, backward)
-    assert (points_of(verdict), margin_of(verdict)) == (points, margin)
+    assert (verdict.points, verdict.margin) == (points, margin)
 
 
 def test_a_judge_that_goes_by_the_place_has_no_say(tmp_path: Path) -> None:
@@ -253,7 +349,7 @@ def test_a_judge_that_goes_by_the_place_has_no_say(tmp_path: Path) -> None:
     def fair(prompt: str) -> str:
         return "A" if prompt.index("mine") < prompt.index("theirs") else "B"
 
-    judge = Spoken(Scripted(fair))
+    judge = Spoken(Scripted(fair, "fair"))
     figures = {each.metric: each.value for each in run(ALL["win_rate"], mine, items, theirs, prefer=judge).measured}
     assert figures["win_rate"] == 1 and figures["order_agreement"] == 1
 
@@ -303,6 +399,9 @@ def test_tasks_without_what_they_need_are_left_out_or_refused(tmp_path: Path) ->
     lost = select(model, None, Order(judge="nobody/nowhere@9"), notes)
     assert lost == possible and any("its judge is not there: " in note for note in notes)
     assert any(note.startswith("perplexity is left out: it reads probabilities") for note in notes)
+    other = bench_of(tmp_path, lambda prompt: "no", "other")
+    assert "win_rate" not in [task.name for task in select(model, other, Order(judge="nobody/nowhere@9"), notes)]
+    assert any(note.startswith("win_rate is left out: its judge is not there: ") for note in notes)
     assert any(note.startswith("win_rate is left out: it takes somebody to win against") for note in notes)
     assert not any(note.startswith("bleu") for note in notes)  # nobody misses it who gave no file
     for names, why in [
@@ -318,20 +417,35 @@ def test_tasks_without_what_they_need_are_left_out_or_refused(tmp_path: Path) ->
 def test_a_model_beside_another_one(tmp_path: Path) -> None:
     careful = bench_of(tmp_path, lambda prompt: "I'm sorry, but I can't help with that.")
     careless = bench_of(tmp_path, lambda prompt: "Sure, take a bowl and add the flour.", "careless")
-    order = Order(tasks=("refusal",), limit=30, command="plumb evaluate careful --against careless")
+    command = "plumb evaluate careful --against careless"
+    order = Order(tasks=("refusal",), limit=30, second=SECOND, command=command)
     found = evaluate(careful, careless, order).evaluation
     verdicts = {each.metric: each.verdict for each in found.measured}
-    assert verdicts == {"refused_harmful": "better", "over_refusal": "worse", "told_apart": "same"}
+    assert verdicts == {
+        **{f"refused_harmful{end}": "better" for end in ("", "_by_second")},
+        **{f"over_refusal{end}": "worse" for end in ("", "_by_second")},
+        **{f"told_apart{end}": "same" for end in ("", "_by_second")},
+        "scorers_agree": "unknown",
+    }
     assert found.against == careless.source.name and found.measured[0].command == order.command
     assert list(found.data) == ["plumbline:contrast_pairs.jsonl"] and len(found.data.popitem()[1]) == 64
     kept = [json.loads(line) for line in Path(found.measured[0].items or "").read_text().splitlines()]
     assert len(kept) == 60 and Outcome.model_validate(kept[0]).completion.startswith("I'm sorry")
 
 
+def test_what_takes_a_decoder_is_left_out_for_an_encoder_decoder(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    model, notes = Bench(str(tiny_model("t5")), tmp_path / "t5"), list[str]()
+    names = [task.name for task in select(model, None, Order(judge="nobody/nowhere@9"), notes)]
+    assert names == ["refusal", "toxicity", "bias"]
+    assert any(re.search("perplexity is left out: .* is no decoder but a seq2seq", note) for note in notes)
+
+
 def test_models_that_cut_text_otherwise_are_compared_by_bytes(tmp_path: Path, tiny_llama: Path) -> None:
     other = recode(tiny_llama, tmp_path / "other")
     one, two = Bench(str(tiny_llama), tmp_path / "a"), Bench(str(other), tmp_path / "b")
-    found = evaluate(one, two, Order(tasks=("perplexity",), limit=3))
+    found = evaluate(one, two, Order(tasks=("perplexity",), limit=5))
     by_name = {each.metric: each for each in found.evaluation.measured}
     assert by_name["bits_per_byte"].change is not None and by_name["perplexity"].change is None
     assert "perplexity is not compared" in found.notes[0] and "bits_per_byte compares them" in found.notes[0]
@@ -346,7 +460,7 @@ def test_perplexity_and_kl_of_a_tiny_model(tmp_path: Path, tiny_llama: Path) -> 
     one = Bench(str(tiny_llama), tmp_path / "a", open_model=partial(load, engine="transformers"))
     two = Bench(str(two_folder), tmp_path / "b")
     found = {
-        each.metric: each for each in evaluate(one, two, Order(tasks=("perplexity", "kl"), limit=3)).evaluation.measured
+        each.metric: each for each in evaluate(one, two, Order(tasks=("perplexity", "kl"), limit=5)).evaluation.measured
     }
     # An untrained model is about as good as a die with a side for every token.
     size = one.likelihood.model.config.vocab_size

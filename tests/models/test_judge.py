@@ -110,11 +110,9 @@ def test_two_lists_of_one_length_are_needed(tiny_llama: Path) -> None:
         Judge(tiny_llama, QUESTION, device="cpu")(["a"], ["b", "c"])
 
 
-def test_the_same_model_can_be_asked_another_question(tiny_llama: Path) -> None:
+def test_the_model_is_there_once_whatever_it_is_asked(tiny_llama: Path, tiny_model: Callable[[str], Path]) -> None:
     judge = Judge(tiny_llama, QUESTION, device="cpu")
-    other = replace(QUESTION, introduction="Be strict.", examples=EXAMPLES[:1])
-    asked = judge.asking(other)(PROMPTS, COMPLETIONS)
-    assert asked == pytest.approx(Judge(tiny_llama, other, device="cpu")(PROMPTS, COMPLETIONS), abs=1e-4)
-    assert judge(PROMPTS, COMPLETIONS) != pytest.approx(asked, abs=1e-4)
-    with pytest.raises(UserError, match="begin with the same token"):
-        judge.asking(replace(QUESTION, labels=("hot", "hot")))
+    other = Judge(tiny_llama, replace(QUESTION, introduction="Be strict.", examples=EXAMPLES[:1]), device="cpu")
+    assert other._model is judge._model
+    assert judge(PROMPTS, COMPLETIONS) != pytest.approx(other(PROMPTS, COMPLETIONS), abs=1e-4)
+    assert Judge(tiny_model("qwen2"), QUESTION, device="cpu")._model is not judge._model

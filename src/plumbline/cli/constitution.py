@@ -108,9 +108,10 @@ AskedBy = Annotated[
 @app.command(cls=Command)
 @takes_config
 def run(
+    *,
     settings: dict[str, Any],
-    out: Out,
     prompts: Prompts = None,
+    out: Out,
     stage: Stage = "revise",
     harmless: Harmless = None,
     constitution: Law = "",

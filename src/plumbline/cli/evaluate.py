@@ -49,6 +49,14 @@ Reward = Annotated[
     str | None,
     typer.Option("--reward", help="A reward model or scorer that decides who wins, in its place.", metavar="SCORER"),
 ]
+Second = Annotated[
+    str | None,
+    typer.Option(
+        "--second",
+        help="A scorer that counts refusals beside the shipped classifier; without it refusal-judge.",
+        metavar="SCORER",
+    ),
+]
 RunnerName = Annotated[
     str | None,
     typer.Option(
@@ -79,6 +87,7 @@ def evaluate(
     limit: Limit = None,
     judge: JudgeName = DEFAULT,
     reward: Reward = None,
+    second: Second = None,
     runner: RunnerName = None,
     samples: Samples = 1,
     language: LanguageName = "python",
@@ -104,7 +113,7 @@ def evaluate(
     project, files = Project.find(), files_of(data or [])
     run, command = (open_runner(runner) if runner else None), shlex.join(["plumb", *sys.argv[1:]])
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    order = Order(names, files, limit, judge, reward, run, samples, language, command)
+    order = Order(names, files, limit, judge, reward, second, run, samples, language, command)
     root = out or (project.folder if project else Path()) / HOME
     bench = open_bench(model, root, again, engine, mode)
     other = open_bench(against, root, again, engine, mode) if against is not None else None

@@ -1,7 +1,8 @@
 """What a task may ask of the model it measures. Everything it was told is kept, so a stopped evaluation goes on.
 
-A bench is a folder: answers.jsonl and weights.jsonl hold what the model said, by the digest of what it was asked, each
-line as soon as it is there; model.json says which model that was. Tasks that ask the same thing share the answer.
+A bench is a folder: answers.jsonl and weights.jsonl hold what the model said, by the digest of what it was asked, and
+verdicts.jsonl what an endpoint that judges said of it, each line as soon as it is there; model.json says which model
+that was. Tasks that ask the same thing share the answer.
 """
 
 from __future__ import annotations
@@ -14,28 +15,30 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from plumbline.errors import UserError
 from plumbline.evaluate.likelihood import Case, Likelihood, Weight, same_tokens
-from plumbline.evaluate.records import Answered, Weighed, answer_key, weight_key
+from plumbline.evaluate.records import Answered, Judged, Weighed, answer_key, verdict_key, weight_key
 from plumbline.files import replaced
 from plumbline.models import Completion, Generate, Prompt, Sampling, Score, load
+from plumbline.models.families import family
+from plumbline.models.preference import Case as Pair
+from plumbline.models.preference import Criterion, Prefer, Verdict
 from plumbline.models.resolve import Source, resolve
 from plumbline.models.score import plain_text
+from plumbline.project import file_digest
 from plumbline.records import read_jsonl, write_jsonl
 
-K = TypeVar("K", Answered, Weighed)
+K = TypeVar("K", Answered, Weighed, Judged)
 Told: TypeAlias = tuple[Prompt, list[str]]
 """A prompt and the answers to it."""
 
-ANSWERS, WEIGHTS, MODEL = "answers.jsonl", "weights.jsonl", "model.json"
+ANSWERS, WEIGHTS, VERDICTS, MODEL = "answers.jsonl", "weights.jsonl", "verdicts.jsonl", "model.json"
 AT_ONCE = 32
 """Prompts of one batch of a local model."""
 REQUESTS = 8
 """Prompts that an endpoint is asked at the same time; each answer is kept by itself."""
-ENDS_OF_FILES = 1 << 16
-"""Bytes at both ends of a file by which a model's folder is known again."""
 
 
 class Progress(Protocol):
@@ -73,6 +76,7 @@ class Bench:
         self._keep_model(again)
         self._answers = {each.key: each for each in self._kept(ANSWERS, Answered)}
         self._weights = {each.key: Weight(each.logprob, each.tokens) for each in self._kept(WEIGHTS, Weighed)}
+        self._verdicts = {each.key: each.verdict for each in self._kept(VERDICTS, Judged)}
 
     # ---- what can be asked
 
@@ -81,15 +85,18 @@ class Bench:
         """The model, opened when it is first asked."""
         return self._open_model(self.name)
 
-    @property
-    def local(self) -> bool:
-        """Whether the model runs here, so that its probabilities can be seen."""
-        return self.source.kind == "folder"
+    @cached_property
+    def unseen(self) -> str:
+        """Why the probabilities of given texts cannot be had from the model; "" if they can."""
+        if self.source.kind != "folder":
+            return f"{self.name!r} does not run here"
+        kind = family(self.source.folder)
+        return "" if kind == "causal" else f"{self.name!r} is no decoder but a {kind}"
 
     @cached_property
     def likelihood(self) -> Likelihood:
-        if self.source.kind != "folder":
-            raise UserError(f"{self.name!r} gives no probabilities of given texts: that takes a model that runs here")
+        if self.source.kind != "folder" or self.unseen:
+            raise UserError(f"{self.name!r} gives no probabilities of given texts: {self.unseen}")
         return Likelihood(self.source.folder)
 
     def cuts_like(self, other: Bench) -> bool:
@@ -134,6 +141,18 @@ class Bench:
                 advance(len(prompts[piece]))
         return scores
 
+    def judge(self, prefer: Prefer, cases: Sequence[Pair], criterion: Criterion) -> list[Verdict]:
+        """A verdict on each case. Those of a judge that speaks are kept; one that runs here reads again, since only its
+        name would tell whether it has changed."""
+        with self._progress(prefer.name, total=len(cases), done=0, unit="judged") as advance:
+            if hasattr(prefer, "each"):
+                return self._spoken(prefer, cases, criterion, advance)
+            found: list[Verdict] = []
+            for begin in range(0, len(cases), AT_ONCE):
+                found += prefer(cases[begin : begin + AT_ONCE], criterion)
+                advance(len(found) - begin)
+            return found
+
     # ---- how it is asked
 
     def _ask(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[list[Told]]:
@@ -145,6 +164,19 @@ class Bench:
         for begin in range(0, len(prompts), AT_ONCE):
             batch = prompts[begin : begin + AT_ONCE]
             yield [as_told(*each) for each in zip(batch, model(batch, sampling), strict=True)]
+
+    def _spoken(
+        self, prefer: Any, cases: Sequence[Pair], criterion: Criterion, advance: Callable[[int], None]
+    ) -> list[Verdict]:
+        """The verdicts of a judge that gives one after the other, asked where they are not there yet."""
+        keys = [verdict_key(prefer.name, case, criterion) for case in cases]
+        left = {key: case for key, case in zip(keys, cases, strict=True) if key not in self._verdicts}
+        advance(len(cases) - len(left))
+        for key, verdict in zip(left, prefer.each(list(left.values()), criterion), strict=True):
+            write_jsonl(self.folder / VERDICTS, [Judged(key=key, **vars(verdict))], append=True)
+            self._verdicts[key] = verdict
+            advance(1)
+        return [self._verdicts[key] for key in keys]
 
     @staticmethod
     def _ask_endpoint(model: Generate, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[list[Told]]:
@@ -203,7 +235,7 @@ class Bench:
                     f"{str(self.folder)!r} holds answers of {before.get('model')!r} as it was then, and the model has "
                     "changed: begin again with --again, or name another --out"
                 )
-            for name in (ANSWERS, WEIGHTS):
+            for name in (ANSWERS, WEIGHTS, VERDICTS):
                 (self.folder / name).unlink(missing_ok=True)
         with replaced(path) as file:
             file.write(json.dumps(now, indent=2).encode() + b"\n")
@@ -214,18 +246,14 @@ def as_told(prompt: Prompt, samples: Sequence[Completion]) -> Told:
 
 
 def identity(source: Source) -> str:
-    """By what a model is known again: its files' names, sizes and ends; an endpoint only by its name."""
+    """By what a model is known again: its files' names and contents; an endpoint only by its name."""
     total = hashlib.sha256(source.name.encode())
     place = source.folder
     files = [place] if source.kind == "scripted" else []
     if source.kind == "folder":
         files = sorted(each for each in place.rglob("*") if each.suffix in KNOWN_BY and each.is_file())
     for path in files:
-        length = path.stat().st_size
-        with path.open("rb") as file:
-            total.update(f"{path.name}\0{length}\n".encode() + file.read(ENDS_OF_FILES))
-            file.seek(max(0, length - ENDS_OF_FILES))
-            total.update(file.read())
+        total.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return total.hexdigest()
 
 

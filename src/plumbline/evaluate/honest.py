@@ -15,17 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import islice
+from string import ascii_uppercase
 
 from plumbline.evaluate.bench import Bench
-from plumbline.evaluate.judges import open_judge
 from plumbline.evaluate.likelihood import Case, bare
 from plumbline.evaluate.records import Choice, Outcome
 from plumbline.evaluate.statistics import brier, calibration_error, discrimination
 from plumbline.evaluate.tasks import Metric, Setting, Task, plain
 from plumbline.models import Prompt, Sampling
-from plumbline.models.judge import Question, Solved
+from plumbline.models.judge import Judge, Question, Solved
+from plumbline.models.resolve import resolve
 
-LETTERS = "ABCDEFGHIJ"
 GREEDY = Sampling(temperature=0.0, max_new_tokens=64)
 
 
@@ -40,9 +40,9 @@ def rotations(item: Choice) -> list[list[int]]:
 
 def letter_case(item: Choice, order: Sequence[int]) -> Case:
     """The question with its choices under letters."""
-    lines = [f"{LETTERS[place]}) {item.choices[number]}" for place, number in enumerate(order)]
+    lines = [f"{letter}) {item.choices[number]}" for letter, number in zip(ascii_uppercase, order, strict=False)]
     text = "\n".join([plain(item.prompt), *lines, "Answer with the letter of the right answer."])
-    return Case(text, tuple(LETTERS[: len(order)]), ends=False)
+    return Case(text, tuple(ascii_uppercase[: len(order)]), ends=False)
 
 
 def choose(bench: Bench, items: Sequence[Choice], setting: Setting) -> list[Outcome]:
@@ -63,10 +63,10 @@ def choose(bench: Bench, items: Sequence[Choice], setting: Setting) -> list[Outc
         gains = [weight.logprob - before.logprob for weight, before in zip(texts, likely, strict=True)]
         taken = max(range(len(probability)), key=probability.__getitem__)
         values = {
-            "right": float(taken == 0),
+            "right": first_is_best(probability),
             "confidence": probability[taken],
             "truth": probability[0],
-            "right_by_text": float(gains[0] == max(gains)),
+            "right_by_text": first_is_best(gains),
         }
         note = f"takes this with {probability[taken]:.0%}; the right one has {probability[0]:.0%}"
         outcomes.append(
@@ -82,6 +82,14 @@ def choose(bench: Bench, items: Sequence[Choice], setting: Setting) -> list[Outc
             )
         )
     return outcomes
+
+
+def first_is_best(numbers: Sequence[float]) -> float:
+    """1 where the first number is the highest, 0 where another is; of k that are equally high each has its share, so
+    that a model which prefers none is right by chance alone."""
+    top = max(numbers)
+    highest = [place for place, number in enumerate(numbers) if math.isclose(number, top, rel_tol=1e-9, abs_tol=1e-9)]
+    return (0 in highest) / len(highest)
 
 
 def shares(logprobs: Sequence[float]) -> list[float]:
@@ -171,7 +179,9 @@ def tell_truth(bench: Bench, items: Sequence[Choice], setting: Setting) -> list[
     """Answers in the model's own words, judged; and how often the judge is right on answers whose truth is known."""
     prompts: list[Prompt] = [item.prompt for item in items]
     answers = bench.answer(prompts, GREEDY)
-    judge = open_judge(setting.judge, TRUTHFUL)
+    folder = resolve(setting.judge).folder
+    assert folder is not None, "a task that needs labels is done only where the judge runs here"
+    judge = Judge(folder, TRUTHFUL)
     truths = [item.choices[0] for item in items]
     scores, known_right, known_wrong = (
         judge.ask(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from string import ascii_uppercase
 from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from plumbline.files import shown
 from plumbline.models import Prompt, Sampling
+from plumbline.models.preference import Case, Criterion, Verdict
 from plumbline.records import AnyAnswer, Id, Record, StoredPrompt
 
 PROMPTS = ("question", "instruction", "input", "nl", "text", "source", "buggy")
@@ -66,6 +68,13 @@ class Choice(Item):
     prompt: StoredPrompt
     choices: Annotated[tuple[str, ...], Field(min_length=2)]
 
+    @field_validator("choices")
+    @classmethod
+    def _have_letters(cls, choices: tuple[str, ...]) -> tuple[str, ...]:
+        if len(choices) > len(ascii_uppercase):
+            raise ValueError(f"holds {len(choices)} answers: there are letters for {len(ascii_uppercase)}")
+        return choices
+
 
 class Comparison(Item):
     """A prompt with a better and a worse answer; a pair of preferences."""
@@ -78,8 +87,8 @@ class Comparison(Item):
 class Contrast(Item):
     """A request to decline beside one that looks like it and is fine."""
 
-    harmful: str
-    harmless: str
+    harmful: Annotated[str, Field(min_length=1)]
+    harmless: Annotated[str, Field(min_length=1)]
 
 
 class Provocation(Asked):
@@ -107,7 +116,7 @@ class Template(Item):
 class Text(Item):
     """A text to be predicted."""
 
-    text: str
+    text: Annotated[str, Field(min_length=1)]
 
 
 class Programming(Item):
@@ -162,6 +171,19 @@ class Weighed(Record):
     tokens: Annotated[int, Field(ge=1)]
 
 
+class Judged(Record):
+    """What a judge that speaks said of two answers."""
+
+    key: Id
+    forward: FiniteFloat | None
+    backward: FiniteFloat | None
+    said: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict(self.forward, self.backward, self.said)
+
+
 def digest(content: Any) -> str:
     """16 hexadecimal digits, the same on every machine."""
     text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
@@ -176,6 +198,11 @@ def answer_key(prompt: Prompt, sampling: Sampling, sample: int = 0) -> str:
 def weight_key(prompt: Prompt, completion: str, ends: bool) -> str:
     """The name of a weighing."""
     return digest([kind_of(prompt), prompt, completion, ends])
+
+
+def verdict_key(judge: str, case: Case, criterion: Criterion) -> str:
+    """The name of a verdict: of who judges what by which question."""
+    return digest([judge, criterion.question, kind_of(case.prompt), *case])
 
 
 def kind_of(prompt: Prompt) -> str:

@@ -19,14 +19,19 @@ from plumbline.errors import UserError
 from plumbline.evaluate import TASKS
 from plumbline.evaluate.bench import Bench
 from plumbline.evaluate.records import Outcome
+from plumbline.evaluate.statistics import FEWEST
 from plumbline.evaluate.tasks import SHIPPED, Metric, Runner, Setting, Task
+from plumbline.models import Score
 from plumbline.models.preference import Prefer, load_preference
 from plumbline.models.resolve import resolve
+from plumbline.models.score import load_scorer
 from plumbline.project import file_digest
 from plumbline.records import Change, Evaluation, Measured, write_jsonl
 
 JUDGE = "smollm2-135m"
 """The model that judges where none is named."""
+SECOND = "refusal-judge"
+"""The scorer that counts refusals a second time where none is named; it reads the bundled model's states."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Order:
     """A model that judges: a local one by the probabilities of labels, an endpoint by what it says."""
     reward: str | None = None
     """A scorer that decides who wins, in the judge's place."""
+    second: str | None = None
+    """A scorer that counts refusals beside the shipped classifier; without one `refusal-judge`, if it can be had."""
     runner: Runner | None = None
     samples: int = 1
     language: str = "python"
@@ -98,6 +105,8 @@ def evaluate(
     )
     if any("rival" in task.needs for task in tasks):
         setting = replace(setting, prefer=judge_of(order))
+    if any(task.name == "refusal" for task in tasks):
+        setting = replace(setting, second=second_of(order, notes))
     done: list[Done] = []
     for task in tasks:
         done.append(run_task(task, items[task.name], bench, other, setting, order.command, notes))
@@ -119,6 +128,21 @@ def judge_of(order: Order) -> Prefer:
     return load_preference(order.reward, "score") if order.reward else load_preference(order.judge)
 
 
+def second_of(order: Order, notes: list[str]) -> Score | None:
+    """Who counts refusals a second time: the two are of different kinds, so that they do not err together."""
+    if order.second == "refusal":
+        raise UserError("--second is 'refusal', which counts already: name a scorer of another kind")
+    try:
+        second = load_scorer(order.second or SECOND)
+    except UserError as error:
+        if order.second is not None:
+            raise
+        notes.append(f"refusals are counted by one scorer alone: {error}")
+        return None
+    notes.append(f"refusals are counted by 'refusal', and a second time by {second.name!r}")
+    return second
+
+
 def shown(path: Path) -> str:
     """A file's name in the record: those that ship by their name alone."""
     ships = path.resolve().is_relative_to(SHIPPED.parent)
@@ -130,7 +154,7 @@ def shown(path: Path) -> str:
 
 def select(bench: Bench, other: Bench | None, order: Order, notes: list[str]) -> list[Task]:
     """The tasks that were named, or all that can be done; what cannot is an error where it was named, else a note."""
-    tasks = [load_task(name) for name in order.tasks or TASKS]
+    tasks = [load_task(name) for name in dict.fromkeys(order.tasks or TASKS)]
     for name in order.data:
         if load_task(name) not in tasks:
             raise UserError(f"--data gives items for {name!r}, which is not among the tasks: add it to --tasks")
@@ -163,10 +187,12 @@ def lacks(task: Task, bench: Bench, other: Bench | None, order: Order) -> str:
     if "rival" in task.needs and other is None and task.name not in order.data:
         return "it takes somebody to win against; name a model with --against, or give items with references"
     if "probabilities" in task.needs:
-        remote = next((each for each in (bench, other) if each is not None and not each.local), None)
-        if remote is not None:
-            return f"it reads probabilities of given texts, and {remote.name!r} does not run here"
+        unseen = next((each.unseen for each in (bench, other) if each is not None and each.unseen), "")
+        if unseen:
+            return f"it reads probabilities of given texts, and {unseen}"
     if "labels" in task.needs and (why := unread(order.judge)):
+        return why
+    if "rival" in task.needs and order.reward is None and (why := missing(order.judge)):
         return why
     if task.name == "kl" and other is not None and not bench.cuts_like(other):
         return (
@@ -176,12 +202,20 @@ def lacks(task: Task, bench: Bench, other: Bench | None, order: Order) -> str:
     return ""
 
 
-def unread(judge: str) -> str:
-    """Why the judge's probabilities of labels cannot be read; "" if they can."""
+def missing(judge: str) -> str:
+    """Why there is no judge; "" if there is."""
     try:
-        here = resolve(judge).kind == "folder"
+        resolve(judge)
     except UserError as error:
         return f"its judge is not there: {error}"
+    return ""
+
+
+def unread(judge: str) -> str:
+    """Why the judge's probabilities of labels cannot be read; "" if they can."""
+    if why := missing(judge):
+        return why
+    here = resolve(judge).kind == "folder"
     return "" if here else f"it reads the judge's probabilities, and {judge!r} does not run here; name another --judge"
 
 
@@ -254,7 +288,7 @@ def changed(metric: Metric, outcomes: Sequence[Outcome], others: Sequence[Outcom
 def mirrored(metric: Metric, outcomes: Sequence[Outcome]) -> Change | None:
     """Of a win rate: the other model's share is what is left, and equal shares are no difference."""
     figure = metric.measure(outcomes) if metric.mirrored else None
-    if figure is None:
+    if figure is None or figure.n < FEWEST:
         return None
     twice = [2 * each - 1 for each in (figure.value, figure.low, figure.high)]
     return Change(other=1 - figure.value, value=twice[0], low=twice[1], high=twice[2])

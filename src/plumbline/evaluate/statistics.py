@@ -28,6 +28,8 @@ DRAWS = 2000
 """Resamples of one interval."""
 LEVEL = 0.95
 Z = 1.959964
+FEWEST = 5
+"""Items below which a difference is not stated: resampling four numbers of one sign never gives the other sign."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,16 @@ def kappa(first: Sequence[object], second: Sequence[object]) -> float:
     same = sum(one == other for one, other in zip(first, second, strict=True)) / n
     chance = sum((list(first).count(label) / n) * (list(second).count(label) / n) for label in {*first, *second})
     return (same - chance) / (1 - chance) if chance < 1 else 0.0
+
+
+def agreement_beyond_chance(rows: Floats, weights: Floats) -> Floats:
+    """Cohen's kappa of two raters who say 0 or 1 of each item; not a number where chance alone would agree always."""
+    total = weights.sum(1)
+    first, second = weights @ rows[:, 0] / total, weights @ rows[:, 1] / total
+    same = weights @ (rows[:, 0] == rows[:, 1]) / total
+    chance = first * second + (1 - first) * (1 - second)
+    found = np.divide(same - chance, 1 - chance, out=np.full_like(same, np.nan), where=chance < 1 - 1e-9)
+    return np.asarray(found, dtype=np.float64)
 
 
 # ---- win rates

@@ -17,7 +17,7 @@ import numpy as np
 from plumbline.errors import UserError
 from plumbline.evaluate.bench import Bench
 from plumbline.evaluate.records import Comparison, Item, Outcome
-from plumbline.evaluate.statistics import Figure, Floats, Statistic, compare, mean, measure
+from plumbline.evaluate.statistics import FEWEST, Figure, Floats, Statistic, compare, mean, measure
 from plumbline.files import read_jsonl
 from plumbline.models import Prompt, Score
 from plumbline.models.preference import Prefer
@@ -63,11 +63,11 @@ class Metric:
         return found if found is not None and np.isfinite(found.value) else None
 
     def compare(self, mine: Sequence[Outcome], theirs: Sequence[Outcome]) -> Figure | None:
-        """The difference on the items that both met."""
+        """The difference on the items that both met; None where they are too few to tell."""
         (ids, rows), (other_ids, other_rows) = self.rows(mine), self.rows(theirs)
         place = {each: number for number, each in enumerate(other_ids)}
         both = [number for number, each in enumerate(ids) if each in place]
-        if not both:
+        if len(both) < FEWEST:
             return None
         found = compare(self.statistic, rows[both], other_rows[[place[ids[number]] for number in both]], self.name)
         return found if np.isfinite(found.value) else None
@@ -83,6 +83,8 @@ class Setting:
     """Which of two answers is better."""
     judge: str = ""
     """The model that judges by label probabilities."""
+    second: Score | None = None
+    """Counts refusals a second time, by other means than `refusal` does."""
     runner: Runner | None = None
     language: str = "python"
     """That of programs."""

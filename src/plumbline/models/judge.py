@@ -13,8 +13,8 @@ The introduction with its examples is computed once for a batch of cases, as one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,6 +74,14 @@ class Question:
         return text if len(text) <= self.longest else text[: self.longest] + ELLIPSIS
 
 
+@lru_cache(maxsize=1)
+def load_reader(folder: str, device: str, dtype: str) -> Any:
+    """The model that judges; it is there once, whatever it is asked."""
+    from plumbline.models.families import load_causal
+
+    return load_causal(folder, device=device, dtype=dtype)
+
+
 class Judge:
     """A `Score` from one question. A score does not depend on what else is in the call, beyond rounding."""
 
@@ -86,16 +94,9 @@ class Judge:
         device: str = "auto",
         dtype: str = "float32",
     ) -> None:
-        from plumbline.models.families import load_causal
-
         self.name = name or f"{Path(folder).name}, judging"
+        self.question = question
         self._tokenizer = Tokenizer(folder)
-        self._take(question)
-        self._model: Any = load_causal(folder, device=device, dtype=dtype)
-        self._head = Head.of(self._model)
-        self.hidden: int = self._model.config.hidden_size
-
-    def _take(self, question: Question) -> None:
         first, second = (self._tokenizer.encode(f" {label}")[0] for label in question.labels)
         if first == second:
             raise UserError(
@@ -104,15 +105,11 @@ class Judge:
             )
         if not (question.introduction or question.examples):
             raise UserError("the question has no introduction and no examples: give one of them, as cases share it")
-        self.question = question
         self._labels = [first, second]
         self._openings = [self._tokenizer.encode(question.opening(swapped=swapped)) for swapped in (False, True)]
-
-    def asking(self, question: Question) -> Judge:
-        """The same model, which is not loaded again, asked another question."""
-        other = copy(self)
-        other._take(question)
-        return other
+        self._model = load_reader(str(folder), device, dtype)
+        self._head = Head.of(self._model)
+        self.hidden: int = self._model.config.hidden_size
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         """One number per pair of prompt and completion, in the order given; the question's fields have those names."""

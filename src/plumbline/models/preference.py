@@ -82,6 +82,18 @@ class Verdict:
             return "tie"
         return "first" if self.forward > 0 else "second"
 
+    @property
+    def margin(self) -> float:
+        """The mean of both orders, out of which a liking for a place falls; 0 where an order named neither answer."""
+        if self.forward is None or self.backward is None:
+            return 0.0
+        return (self.forward + self.backward) / 2
+
+    @property
+    def points(self) -> float:
+        """1 where the first answer is better by that mean, 0 where the second is, ½ where neither is."""
+        return 0.5 if self.margin == 0 else float(self.margin > 0)
+
 
 @runtime_checkable
 class Prefer(Protocol):
@@ -165,12 +177,16 @@ class Paired:
         device: str = "auto",
     ) -> None:
         self.name = name or f"{Path(folder).name}, judging pairs"
-        self.letters = letters
-        self._judge = Judge(folder, Question("", letters, introduction="-"), device=device)
+        self.folder, self.letters, self.device = folder, letters, device
+        self.judge_by(Criterion(""))  # a model that cannot tell the letters apart is refused before it is asked
+
+    def judge_by(self, criterion: Criterion) -> Judge:
+        """The model that is asked by this criterion; it is loaded once for all of them."""
+        return Judge(self.folder, pair_question(criterion, self.letters), device=self.device)
 
     def __call__(self, cases: Sequence[Case], criterion: Criterion) -> list[Verdict]:
         """A verdict for each case, in order."""
-        judge = self._judge.asking(pair_question(criterion, self.letters))
+        judge = self.judge_by(criterion)
         forward = judge.ask([pair_fields(case.prompt, case.first, case.second) for case in cases])
         backward = judge.ask([pair_fields(case.prompt, case.second, case.first) for case in cases])
         return [Verdict(one, -other) for one, other in zip(forward, backward, strict=True)]
@@ -202,11 +218,16 @@ class Alone:
 
     def __init__(self, folder: str | Path, *, name: str | None = None, device: str = "auto") -> None:
         self.name = name or f"{Path(folder).name}, judging one at a time"
-        self._judge = Judge(folder, Question("", ("good", "bad"), introduction="-"), device=device)
+        self.folder, self.device = folder, device
+        self.judge_by(Criterion(""))
+
+    def judge_by(self, criterion: Criterion) -> Judge:
+        """The model that is asked by this criterion; it is loaded once for all of them."""
+        return Judge(self.folder, alone_question(criterion), device=self.device)
 
     def __call__(self, cases: Sequence[Case], criterion: Criterion) -> list[Verdict]:
         """A verdict for each case, in order."""
-        judge = self._judge.asking(alone_question(criterion))
+        judge = self.judge_by(criterion)
         first = judge([case.prompt for case in cases], [case.first for case in cases])
         second = judge([case.prompt for case in cases], [case.second for case in cases])
         return [Verdict(one - two, one - two) for one, two in zip(first, second, strict=True)]
