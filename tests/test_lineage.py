@@ -94,6 +94,15 @@ def test_packed_files_are_read_and_others_only_named(project: Project) -> None:
     assert (one.rows, other.state, other.rows) == (3, "there", None)
 
 
+def test_lines_that_are_no_records_have_no_ids(project: Project) -> None:
+    """Training says which lines it leaves out, and goes on; so does who asks later what it learned from."""
+    bad = project.folder / "bad.jsonl"
+    bad.write_text('{"prompt_id": "p"}\n{"prompt_id": "q\n["p"]\n\xff\n', encoding="latin-1")
+    project.record_version("other", write, data=[bad])
+    (file,) = lineage(project, "other").data
+    assert (file.rows, file.ids) == (4, ({"prompt_id": "p"}, {}, {}, {}))
+
+
 def test_an_unknown_version_is_named(project: Project) -> None:
     with pytest.raises(BadProject, match="is 'policy' meant"):
         lineage(project, "polcy")

@@ -336,7 +336,7 @@ def test_of_two_who_promote_at_once_one_is_told(project: Project) -> None:
     with pytest.raises(BadProject, match="'policy@3' is not promoted: .* meanwhile 'policy@2' is in force"):
         project.promote("policy@3", instead_of="policy@1")
     with pytest.raises(BadProject, match="held against 'nothing'"):
-        project.promote("policy@3", instead_of=None)
+        project.promote("policy@3", instead_of="")
     assert project.promoted() == project.version("policy@2")
 
 

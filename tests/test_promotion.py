@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ GOOD = (figure("refusal", "refused", -0.1, 0.1), figure("hhh", "better", 0.1, 0.
 
 
 def states(project: Project, ref: str = "bot@2") -> list[tuple[str, str, str]]:
-    return [finding[:3] for finding in hold_against(project, project.version(ref), project.promoted())]
+    return [finding[:3] for finding in hold_against(project, project.version(ref), project.in_force())]
 
 
 def test_each_guarded_figure_is_judged_by_its_interval(project: Project) -> None:
@@ -93,6 +94,17 @@ def test_nothing_is_held_against_a_first_version_or_the_one_in_force(project: Pr
     project.rollback()
     assert states(project) == []
     assert promote(project, "bot@2")[1] == []
+
+
+def test_one_in_force_whose_files_are_gone_can_be_replaced(project: Project) -> None:
+    """The gate still asks for the comparison that there was; nothing else of it is needed."""
+    record(project, *GOOD)
+    shutil.rmtree(project.version("bot@1").folder)
+    with pytest.raises(BadProject, match="'bot@1' was promoted and is gone"):
+        project.promoted()
+    with pytest.raises(BadProject, match="refusal was not measured beside bot@1"):
+        promote(project, "bot@3")
+    assert promote(project, "bot@2")[0] == project.promoted() == project.version("bot@2")
 
 
 def test_without_guarded_tasks_everything_passes(project: Project) -> None:

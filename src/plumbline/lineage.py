@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from plumbline.project import Project, Version, file_digest
 
@@ -111,12 +111,16 @@ class Finder:
 
 
 def row_ids(path: Path) -> Iterator[dict[str, str]]:
-    """The ids in each row of a JSON Lines file."""
+    """The ids in each row of a JSON Lines file; none in a line that is no record, which training left out as well."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for line in file:
             if line.strip():
-                yield ids_of(json.loads(line))
+                yield ids_of(line)
 
 
-def ids_of(row: Any) -> dict[str, str]:
-    return {name: str(row[name]) for name in ID_FIELDS if row.get(name) is not None}
+def ids_of(line: bytes) -> dict[str, str]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return {name: str(row[name]) for name in ID_FIELDS if row.get(name) is not None} if isinstance(row, dict) else {}

@@ -22,7 +22,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cached_property
@@ -52,9 +52,18 @@ class Config:
     """What makes one answer better than another, in a sentence that labelers and reports show."""
     database: str = ""
     """The URL of the database that keeps what people say; `plumb.db` in this folder unless it is named."""
+    similar: float = 0.0
+    """From which cosine on a question gets the stored answer of one that is alike; 0 gives it to none."""
     guarded: tuple[str, ...] = ()
     """Tasks on which a version must not be worse than the promoted one: a task, or task:metric."""
+    route: Mapping[str, Any] = field(default_factory=dict)
+    """Which requests a served model leaves to a larger one, as `serve.route` reads it."""
+    prices: Mapping[str, Any] = field(default_factory=dict)
+    """By model, what a million tokens cost that it reads and that it writes."""
 
+
+TABLES = ("route", "prices")
+"""Settings that are tables."""
 
 NEW_SETTINGS = """\
 # A Plumbline project. Every setting may be left out.
@@ -70,6 +79,9 @@ criterion = ""
 
 # The URL of the database that keeps what people say; plumb.db in this folder unless it is named.
 database = ""
+
+# From which cosine on, 0.95 say, a served model's stored answer is given to a question that is alike; 0 gives it to none.
+similar = 0.0
 
 # Tasks of `plumb evaluate` on which a version must not be worse than the promoted one, for example
 # ["refusal", "toxicity", "hhh:better"]. A version that is worse, or was not compared, is not promoted.
@@ -262,24 +274,27 @@ class Project:
 
     # ---- the promoted one
 
+    def in_force(self) -> str:
+        """The ref of the version in force, whether its files are there or gone; "" when none is."""
+        standing = not_undone(self.promotions())
+        return standing[-1] if standing else ""
+
     def promoted(self) -> Version | None:
         """The version in force, None when none is."""
-        standing = in_force(self.promotions())
-        return self._kept(standing[-1]) if standing else None
+        ref = self.in_force()
+        return self._kept(ref) if ref else None
 
     def promote(
-        self, ref: str, *, instead_of: str | None = ANYTHING, by: str = "", why: str = "", overrode: Iterable[str] = ()
+        self, ref: str, *, instead_of: str = ANYTHING, by: str = "", why: str = "", overrode: Iterable[str] = ()
     ) -> Version:
         """Puts a version in force; what was in force before comes back with `rollback`.
 
-        With `instead_of`, only where that version (None: no version) is still in force: of two who decide at once, one
+        With `instead_of`, only where that version ("": no version) is still in force: of two who decide at once, one
         wins and the other is told.
         """
         version = self.version(ref)
         with alone_in(self.models):
-            log = self.promotions()
-            standing = in_force(log)
-            now_in_force = standing[-1] if standing else None
+            log, now_in_force = self.promotions(), self.in_force()
             if instead_of not in (ANYTHING, now_in_force):
                 raise BadProject(
                     f"{version.ref!r} is not promoted: it was held against {instead_of or 'nothing'!r}, and meanwhile "
@@ -293,7 +308,7 @@ class Project:
         """Undoes the last promotion; returns the version that is in force again, None when it was the first."""
         with alone_in(self.models):
             log = self.promotions()
-            standing = in_force(log)
+            standing = not_undone(log)
             if not standing:
                 raise BadProject("nothing is promoted, so there is nothing to go back from")
             before = self._kept(standing[-2]) if len(standing) > 1 else None
@@ -327,7 +342,7 @@ class Project:
             file.write(json.dumps({"history": [asdict(each) for each in log]}, indent=2).encode() + b"\n")
 
 
-def in_force(log: Iterable[Promotion]) -> list[str]:
+def not_undone(log: Iterable[Promotion]) -> list[str]:
     """The versions whose promotion was not undone, the one in force last."""
     standing: list[str] = []
     for each in log:
@@ -355,12 +370,22 @@ def read_config(path: Path) -> Config:
         raise BadProject(f"{str(path)!r} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise BadProject(f"{str(path)!r} is not TOML: {error}") from error
-    known = [field.name for field in fields(Config)]
+    known = [each.name for each in fields(Config)]
     for key, value in settings.items():
         if key not in known:
             near = get_close_matches(key, known, 1)
             hint = f"is `{near[0]}` meant?" if near else f"there are {', '.join(f'`{name}`' for name in known)}"
             raise BadProject(f"{str(path)!r} has `{key}`, which is no setting: {hint}")
+        if key in TABLES:
+            if not isinstance(value, dict):
+                raise BadProject(
+                    f"{str(path)!r} sets `{key}` to {value!r}: it must be a table, which begins with [{key}]"
+                )
+            continue
+        if isinstance(getattr(Config, key), float):
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise BadProject(f"{str(path)!r} sets `{key}` to {value!r}: it must be a number")
+            continue
         listed = isinstance(getattr(Config, key), tuple)
         if listed and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
             raise BadProject(f"{str(path)!r} sets `{key}` to {value!r}: it must be a list of texts in quotes")
@@ -376,7 +401,7 @@ def read_version(path: Path) -> Version:
         made = json.loads(path.read_text(encoding="utf-8"))
         name, number = path.parts[-3], int(path.parts[-2])
         stated = {
-            field.name: made[field.name] for field in fields(Version) if field.name not in ("name", "number", "folder")
+            each.name: made[each.name] for each in fields(Version) if each.name not in ("name", "number", "folder")
         }
         return Version(name, number, path.parent, **{**stated, "parents": tuple(stated["parents"])})
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -34,17 +34,17 @@ class Finding(NamedTuple):
     """In a sentence, with n and interval."""
 
 
-def hold_against(project: Project, version: Version, promoted: Version | None) -> list[Finding]:
+def hold_against(project: Project, version: Version, promoted: str) -> list[Finding]:
     """The version on each guarded task, beside the one in force. Nothing to be worse than is no finding."""
-    if promoted is None or promoted == version:
+    if promoted in ("", version.ref):
         return []
-    evaluations = [each for each in project.evaluations(version.ref) if each.against == promoted.ref]
+    evaluations = [each for each in project.evaluations(version.ref) if each.against == promoted]
     return [
         finding for guarded in project.config.guarded for finding in on_task(guarded, evaluations, version, promoted)
     ]
 
 
-def on_task(guarded: str, evaluations: list[Evaluation], version: Version, promoted: Version) -> Iterator[Finding]:
+def on_task(guarded: str, evaluations: list[Evaluation], version: Version, promoted: str) -> Iterator[Finding]:
     """The findings on one entry of `guarded`, from the latest evaluation that says anything about it."""
     task, _, metric = guarded.partition(":")
     for evaluation in reversed(evaluations):
@@ -56,11 +56,11 @@ def on_task(guarded: str, evaluations: list[Evaluation], version: Version, promo
         if found:
             yield from (as_finding(each, promoted) for each in found)
             return
-    command = f"plumb evaluate {version.ref} --against {promoted.ref} --tasks {task}"
-    yield Finding(task, metric, "unmeasured", f"{guarded} was not measured beside {promoted.ref}: `{command}`")
+    command = f"plumb evaluate {version.ref} --against {promoted} --tasks {task}"
+    yield Finding(task, metric, "unmeasured", f"{guarded} was not measured beside {promoted}: `{command}`")
 
 
-def as_finding(measured: Measured, promoted: Version) -> Finding:
+def as_finding(measured: Measured, promoted: str) -> Finding:
     """What a figure's change says."""
     change, state = measured.change, measured.verdict
     assert change is not None and state != "unknown", measured
@@ -69,7 +69,7 @@ def as_finding(measured: Measured, promoted: Version) -> Finding:
         measured.task,
         measured.metric,
         state,
-        f"{measured.task}:{measured.metric} is {than} that of {promoted.ref}: {measured.value:.3g} against "
+        f"{measured.task}:{measured.metric} is {than} that of {promoted}: {measured.value:.3g} against "
         f"{change.other:.3g}, difference {change.value:+.3g} (95 % {change.low:+.3g} to {change.high:+.3g}, "
         f"n {measured.n})",
     )
@@ -80,7 +80,7 @@ def promote(project: Project, ref: str, *, force: str = "", by: str = "") -> tup
 
     BadProject where it is refused, and where somebody else promoted another one meanwhile.
     """
-    version, promoted = project.version(ref), project.promoted()
+    version, promoted = project.version(ref), project.in_force()
     found = hold_against(project, version, promoted)
     against = [finding.said for finding in found if finding.state in REFUSED]
     if against and not force:
@@ -90,7 +90,7 @@ def promote(project: Project, ref: str, *, force: str = "", by: str = "") -> tup
         )
     project.promote(
         version.ref,
-        instead_of=promoted.ref if promoted else None,
+        instead_of=promoted,
         by=by,
         why=force,
         overrode=against,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def test_promote_and_rollback(plumb: Plumb, project: Project) -> None:
     assert project.promoted() is None
     result = plumb("rollback")
     assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_where_the_one_in_force_is_gone_another_is_promoted_or_it_is_rolled_back(
+    plumb: Plumb, project: Project
+) -> None:
+    for name in ("polite@1", "polite@2"):
+        project.promote(name)
+    shutil.rmtree(project.version("polite@2").folder)
+    result = plumb("rollback")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "polite@1\n", "before: polite@2\n")
+    shutil.rmtree(project.version("polite@1").folder)
+    project.record_version("kind", lambda folder: (folder / "weights").write_text("3"))
+    result = plumb("promote", "kind")
+    assert (result.exit_code, result.stdout) == (0, "kind@1\n"), result.stderr
 
 
 @pytest.mark.usefixtures("project")

@@ -60,11 +60,11 @@ def promote(
     from plumbline.promotion import promote as pass_gate
 
     project = Project.require()
-    before = project.promoted()
+    before = project.in_force()
     version, found = pass_gate(project, ref, force=force.strip(), by=person())
     for finding in found:
         note(finding.said)
-    if before is not None and not project.config.guarded:
+    if before and not project.config.guarded:
         note("no task is guarded in plumb.toml, so nothing was compared")
     tell(version, before, as_json)
 
@@ -77,7 +77,7 @@ def rollback(
     from plumbline.project import Project
 
     project = Project.require()
-    before = project.promoted()
+    before = project.in_force()
     tell(project.rollback(by=person(), why=why), before, as_json)
 
 
@@ -155,14 +155,15 @@ def file_title(file: DataFile) -> str:
     return f"{escape(file.path)} [dim]{file.digest[:12]}[/] {rows}{STATES[file.state]}"
 
 
-def tell(now: Version | None, before: Version | None, as_json: bool) -> None:
+def tell(now: Version | None, before: str, as_json: bool) -> None:
     """What is in force now, and what was."""
+    ref = now.ref if now else ""
     if as_json:
-        print_json({"promoted": now and now.ref, "before": before and before.ref})
+        print_json({"promoted": ref or None, "before": before or None})
         return
-    typer.echo(now.ref if now else "nothing is promoted")
-    if before != now:
-        note(f"before: {before.ref if before else 'nothing'}")
+    typer.echo(ref or "nothing is promoted")
+    if before != ref:
+        note(f"before: {before or 'nothing'}")
 
 
 def as_data(version: Version, promoted: Version | None) -> dict[str, Any]:
