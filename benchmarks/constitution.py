@@ -28,7 +28,7 @@ from toxicity import share
 from plumbline import load
 from plumbline.align.constitutional import Config, criterion, revise
 from plumbline.align.principles import read_constitution
-from plumbline.cli.constitution import LOOK_ALIKES, RED_TEAM
+from plumbline.align.red_team import LOOK_ALIKES, RED_TEAM
 from plumbline.cli.prompts import read_prompts
 from plumbline.evaluate.contrast import contrast_pairs
 from plumbline.models import Sampling

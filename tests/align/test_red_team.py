@@ -8,7 +8,7 @@ from zlib import crc32
 
 import pytest
 
-from plumbline.align.red_team import Expanded, cleaned, expand, is_new, words
+from plumbline.align.red_team import LOOK_ALIKES, RED_TEAM, Expanded, cleaned, expand, is_new, words
 from plumbline.errors import EndpointError, UserError
 from plumbline.models.scripted import Scripted
 from plumbline.records import PromptRecord, read_jsonl
@@ -54,7 +54,6 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
 
 def test_what_ships_is_asked_by_no_evaluation() -> None:
     """No near copy of a request that refusals are counted on is among them, and each has one that looks like it."""
-    from plumbline.cli.constitution import LOOK_ALIKES, RED_TEAM
     from plumbline.cli.prompts import read_prompts
     from plumbline.evaluate.contrast import contrast_pairs
 

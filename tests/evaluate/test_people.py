@@ -68,3 +68,5 @@ def test_many_wins_are_a_verdict() -> None:
     assert found.verdict == "better" and found.change is not None and found.change.value == pytest.approx(0.8)
     few = win_rate([ranking(f"s{n}", [1, 2] if n < 3 else [2, 1]) for n in range(5)], equal=0)
     assert few is not None and few.verdict == "same"
+    unanimous = win_rate([ranking(f"s{n}", [1, 2]) for n in range(4)], equal=0)  # by chance one time in eight
+    assert unanimous is not None and unanimous.verdict == "unknown"

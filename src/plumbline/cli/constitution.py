@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 STAGES = {"revise": ("harmless", "critic", "keep"), "rank": ("judge", "way")}
 """Each with the options that are its own."""
-RED_TEAM, LOOK_ALIKES = (Path(__file__).parent.parent / "align" / name for name in ("red_team.txt", "look_alikes.txt"))
-"""Prompts that ship: line by line a request to decline, and one that looks like it and is fine."""
 
 app = typer.Typer(cls=Group, add_completion=False, no_args_is_help=True, **STYLE)
 
@@ -130,6 +128,7 @@ def run(
     the same command goes on.
     """
     from plumbline.align.constitutional import Config
+    from plumbline.align.red_team import LOOK_ALIKES, RED_TEAM
 
     refuse_of_other_stage(stage, harmless=harmless, critic=critic, keep=keep, judge=judge, way=way)
     config = Config(**settings)

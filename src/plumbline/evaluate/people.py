@@ -16,8 +16,9 @@ from plumbline.evaluate.helpful import ANSWER
 from plumbline.evaluate.records import Asked, digest
 from plumbline.evaluate.statistics import Floats, measure
 from plumbline.evaluate.statistics import mean as mean_of
+from plumbline.evaluate.tasks import mirrored
 from plumbline.models import Prompt
-from plumbline.records import Answer, Change, ComparisonSet, Measured, Ranking
+from plumbline.records import Answer, ComparisonSet, Measured, Ranking
 
 INSTRUCTIONS = (
     "Two answers to one prompt. Put the one first that you would rather have got: it helps with what was asked, says "
@@ -69,7 +70,6 @@ def win_rate(rankings: Iterable[Ranking], equal: int, command: str = "") -> Meas
     points = [float(np.mean(each)) for each in votes.values()] + [0.5] * equal
     rows: Floats = np.array(points)[:, None]
     figure = measure(mean_of, rows, "people")
-    twice = [2 * each - 1 for each in (figure.value, figure.low, figure.high)]
     return Measured(
         task="people",
         metric="win_rate",
@@ -78,6 +78,6 @@ def win_rate(rankings: Iterable[Ranking], equal: int, command: str = "") -> Meas
         low=figure.low,
         high=figure.high,
         better="higher",
-        change=Change(other=1 - figure.value, value=twice[0], low=twice[1], high=twice[2]),
+        change=mirrored(figure),
         command=command,
     )

@@ -19,8 +19,7 @@ from plumbline.errors import UserError
 from plumbline.evaluate import TASKS
 from plumbline.evaluate.bench import Bench
 from plumbline.evaluate.records import Outcome
-from plumbline.evaluate.statistics import FEWEST
-from plumbline.evaluate.tasks import SHIPPED, Metric, Runner, Setting, Task
+from plumbline.evaluate.tasks import SHIPPED, Metric, Runner, Setting, Task, mirrored
 from plumbline.models import Score
 from plumbline.models.preference import Prefer, load_preference
 from plumbline.models.resolve import resolve
@@ -243,7 +242,7 @@ def run_task(
         figure = metric.measure(outcomes)
         if figure is None:
             continue
-        change = mirrored(metric, outcomes) if task.compares else None
+        change = mirrored(figure) if task.compares and metric.mirrored else None
         if others is not None:
             if metric.per_token and other is not None and not bench.cuts_like(other):
                 notes.append(
@@ -283,12 +282,3 @@ def changed(metric: Metric, outcomes: Sequence[Outcome], others: Sequence[Outcom
     if theirs is None or found is None:
         return None
     return Change(other=theirs.value, value=found.value, low=found.low, high=found.high)
-
-
-def mirrored(metric: Metric, outcomes: Sequence[Outcome]) -> Change | None:
-    """Of a win rate: the other model's share is what is left, and equal shares are no difference."""
-    figure = metric.measure(outcomes) if metric.mirrored else None
-    if figure is None or figure.n < FEWEST:
-        return None
-    twice = [2 * each - 1 for each in (figure.value, figure.low, figure.high)]
-    return Change(other=1 - figure.value, value=twice[0], low=twice[1], high=twice[2])

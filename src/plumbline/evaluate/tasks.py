@@ -22,6 +22,7 @@ from plumbline.files import read_jsonl
 from plumbline.models import Prompt, Score
 from plumbline.models.preference import Prefer
 from plumbline.models.score import load_scorer
+from plumbline.records import Change
 
 SHIPPED = Path(__file__).parent / "items"
 
@@ -71,6 +72,15 @@ class Metric:
             return None
         found = compare(self.statistic, rows[both], other_rows[[place[ids[number]] for number in both]], self.name)
         return found if np.isfinite(found.value) else None
+
+
+def mirrored(figure: Figure) -> Change | None:
+    """Of a win rate: the other model's share is what is left, and equal shares are no difference; None where the items
+    are too few to tell."""
+    if figure.n < FEWEST:
+        return None
+    value, low, high = (2 * each - 1 for each in (figure.value, figure.low, figure.high))
+    return Change(other=1 - figure.value, value=value, low=low, high=high)
 
 
 @dataclass(frozen=True)
