@@ -80,7 +80,7 @@ criterion = ""
 # The URL of the database that keeps what people say; plumb.db in this folder unless it is named.
 database = ""
 
-# From which cosine on, 0.95 say, a served model's stored answer is given to a question that is alike; 0 gives it to none.
+# From which cosine on (0.97, say) a question gets the stored answer of one that is alike; 0 gives it to none.
 similar = 0.0
 
 # Tasks of `plumb evaluate` on which a version must not be worse than the promoted one, for example

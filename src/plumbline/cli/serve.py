@@ -74,11 +74,12 @@ def serve(
     from plumbline.project import Project
     from plumbline.serve.settings import Settings
 
+    config = Project.require().config
     settings = Settings(
         model=model,
         engine=engine,
         mode=mode,
-        embedder=embedder or Project.require().config.embedder,
+        embedder=embedder or config.embedder,
         canary=canary,
         share=share,
         rails=tuple(rail or ()),
@@ -88,6 +89,7 @@ def serve(
         max_tokens=max_tokens,
         keep_days=keep_days,
         cache=cache,
+        similar=config.similar,
     )
     start(settings, host, port, database)
 

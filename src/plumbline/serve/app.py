@@ -29,6 +29,7 @@ from plumbline.feedback.store import Store
 from plumbline.guard.rails import make_guards
 from plumbline.project import Project
 from plumbline.serve import playground, replies, traffic
+from plumbline.serve.alike import Alike
 from plumbline.serve.api import add_api, error_body
 from plumbline.serve.journal import Journal
 from plumbline.serve.keys import HERE, Keys
@@ -74,6 +75,7 @@ class Serving:
             keys=Keys(store, needed=keys_needed, failures=failures),
             metrics=metrics,
             guards=tuple(make_guards(settings.rails)),
+            alike=Alike(store, self.versions, settings.similar) if settings.similar else None,
         )
         self.app = create_app(self.service)
         self._beside: list[asyncio.Task[None]] = []
@@ -97,6 +99,8 @@ class Serving:
         """Loads the model; what is wrong with it is raised."""
         try:
             await self.versions.start()
+            if self.service.alike is not None:
+                await self.versions.embedder("")  # else the first question would wait for it
         except BaseException:
             await self.close()
             raise

@@ -35,6 +35,9 @@ class Draft:
     verdicts: list[Verdict] = field(default_factory=list)
     cache_key: str | None = None
     cached: str | None = None
+    alike_key: str | None = None
+    vector: bytes | None = None
+    """Of the question, where it has one."""
     status: Status = "cancelled"
     """Unless something else becomes of it."""
     fault: str | None = None
@@ -58,6 +61,7 @@ class Draft:
         }
         answers = [{"text": each.text, "tool_calls": list(each.tool_calls)} for each in self.answers]
         prompts = list(asked.prompts)
+        again = keeps and status == "answered" and not self.cached
         return Exchange(
             exchange_id=self.exchange_id,
             kind=asked.kind,
@@ -76,7 +80,9 @@ class Draft:
             },
             prompt=(prompts[0] if len(prompts) == 1 else prompts) if keeps else None,
             answers=(answers or ([{"text": self.text}] if self.text else [])) if keeps else None,
-            cache_key=self.cache_key if keeps and status == "answered" and not self.cached else None,
+            cache_key=self.cache_key if again else None,
+            alike_key=self.alike_key if again and self.vector else None,
+            vector=self.vector if again else None,
         )
 
 
