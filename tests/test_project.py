@@ -80,9 +80,11 @@ def test_no_project_is_said(tmp_path: Path) -> None:
         (b'modle = "m"', "has `modle`, which is no setting: is `model` meant?"),
         (
             b"[serve]\nport = 1",
-            "has `serve`, which is no setting: there are `model`, `embedder`, `criterion`, `database`, `guarded`",
+            "has `serve`, which is no setting: there are `model`, `embedder`, `criterion`, `database`, `similar`, "
+            "`guarded`, `route`, `prices`",
         ),
         (b"model = 5", "sets `model` to 5: it must be text in quotes"),
+        (b"route = 5", "sets `route` to 5: it must be a table, which begins with [route]"),
         (b"model = ", "is not TOML: Invalid value (at end of document)"),
         (b'criterion = "caf\xe9"', "is not UTF-8 (byte 16): save it as UTF-8"),
     ],

@@ -17,9 +17,10 @@ from plumbline.feedback.database import DatabaseFailed
 from plumbline.guard import Verdict
 from plumbline.guard.rails import Blocklist, PersonalData
 from plumbline.models import Sampling
+from plumbline.serve.draft import Begun
 from plumbline.serve.keys import LOCAL, Caller
+from plumbline.serve.replies import Answered
 from plumbline.serve.requests import Asked
-from plumbline.serve.service import Answered, Begun
 from serving import KNOCK, PATIENCE, WHO, Running, message_of, write_script
 
 Serve = Callable[..., Running]

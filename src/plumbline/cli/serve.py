@@ -68,10 +68,12 @@ def serve(
     """Serve a model with OpenAI's API, and a playground in the browser.
 
     Serves the promoted version and follows promotions; before the first one, the project's model. With --model, that
-    model and no other. Every exchange is stored in the project's database before its answer is out; what people say of
-    an answer is in `plumb feedback export` a moment later.
+    model and no other. The tables [route] and [prices] in plumb.toml send hard requests to a larger model. Every
+    exchange is stored in the project's database before its answer is out; what people say of an answer is in
+    `plumb feedback export` a moment later.
     """
     from plumbline.project import Project
+    from plumbline.serve.route import read_prices, read_route
     from plumbline.serve.settings import Settings
 
     config = Project.require().config
@@ -89,7 +91,8 @@ def serve(
         max_tokens=max_tokens,
         keep_days=keep_days,
         cache=cache,
-        similar=config.similar,
+        route=read_route(config.route),
+        prices=read_prices(config.prices),
     )
     start(settings, host, port, database)
 

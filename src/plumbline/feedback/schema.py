@@ -30,7 +30,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest of the migrations; together they make what stands here."""
 
 ESCAPE = "\x10"  # "data link escape": the control character that is made for this, and that no text holds
@@ -308,6 +308,8 @@ exchange = Table(
     Column("cache_key", Text, index=True),  # of an answer that the same request of the same tenant may get again
     Column("alike_key", Text, index=True),  # and of one that a question which is alike may get, by its vector
     Column("vector", LargeBinary),
+    Column("route", Text),  # of a request that was routed: small, large, fallback
+    Column("cost", Double),
     sqlite_autoincrement=True,
 )
 

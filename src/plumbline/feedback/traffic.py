@@ -48,6 +48,10 @@ class Exchange:
     """What requests would have that differ from this one in their last question alone."""
     vector: bytes | None = None
     """That question's, as 32-bit floats."""
+    route: str | None = None
+    """Which model a routed request went to: small, large, or fallback to the small one."""
+    cost: float | None = None
+    """By the prices in plumb.toml; None where it cost nothing."""
 
 
 NAMES = [field.name for field in fields(Exchange)]

@@ -116,6 +116,8 @@ class Completion:
     seed: int | None = None
     model: str = ""
     tool_calls: tuple[dict[str, Any], ...] = ()
+    written: int = 0
+    """How many tokens were written, of a model elsewhere, which does not tell them one by one."""
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,13 @@ class RemoteChat:
         return Reply(answers[: sampling.n], new_tokens)
 
     def _signed(self, reply: Reply, sampling: Sampling) -> list[Completion]:
-        return [replace(completion, model=self.name, seed=sampling.seed) for completion in reply.completions]
+        # An API counts the tokens of all answers together; each gets its share.
+        many = len(reply.completions)
+        shares = [(reply.new_tokens + place) // many for place in range(many)]
+        return [
+            replace(completion, model=self.name, seed=sampling.seed, written=share)
+            for completion, share in zip(reply.completions, shares, strict=True)
+        ]
 
 
 class _Vector(BaseModel):

@@ -16,6 +16,8 @@ line.py         who is next
 versions.py     which version answers; promotion while requests run
 engine.py       a model in a process of its own, watched and started anew
 worker.py       that process
+route.py        which requests are hard enough for a larger model, and what each exchange costs
+routing.py      the way of a request that is routed
 journal.py      the one thread that writes
 feedback.py     what people say of an answer
 metrics.py      what Prometheus reads

@@ -16,12 +16,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from plumbline.serve import feedback, openapi, replies
+from plumbline.serve.draft import Begun, Happened, Text
 from plumbline.serve.keys import Caller
 from plumbline.serve.metrics import KIND
 from plumbline.serve.replies import Answered, Pieces
 from plumbline.serve.requests import ApiError, Asked, Chat, Completions, Embeddings, read
-from plumbline.serve.service import Begun, Happened, Service, Text
-from plumbline.serve.versions import WHATEVER
+from plumbline.serve.service import Service
 from plumbline.web.errors import Refusal, request_id
 
 log = logging.getLogger("plumbline.serve")
@@ -73,7 +73,9 @@ async def answer(request: Request, asked: Asked, caller: Caller, size: int) -> R
     try:
         if not asked.stream:
             answered: Answered = await while_there(request, last_of(events))
-            return as_json(replies.whole(answered), exchange=answered.exchange_id, cached=answered.cached)
+            return as_json(
+                replies.whole(answered), exchange=answered.exchange_id, cached=answered.cached, route=answered.route
+            )
         # Nothing is sent before there is something to send, so that a request that fails has the status of its fault.
         begun: Happened = await while_there(request, anext(events))
         assert isinstance(begun, Begun), begun
@@ -83,7 +85,7 @@ async def answer(request: Request, asked: Asked, caller: Caller, size: int) -> R
     return StreamingResponse(
         stream(request, asked, begun, first, events),
         media_type="text/event-stream",
-        headers={"X-Accel-Buffering": "no", "X-Exchange-Id": begun.exchange_id},
+        headers={"X-Accel-Buffering": "no", **headers_of(begun.exchange_id, begun.route)},
     )
 
 
@@ -203,7 +205,7 @@ async def model(request: Request) -> Response:
 
 
 def served(service: Service) -> list[dict[str, Any]]:
-    names = dict.fromkeys([WHATEVER, *(engine.name for engine in service.versions.engines())])
+    names = service.versions.names()
     return [{"id": name, "object": "model", "created": 0, "owned_by": "plumbline"} for name in names]
 
 
@@ -224,9 +226,12 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def as_json(value: dict[str, Any], *, exchange: str = "", cached: bool = False) -> Response:
-    headers = {"X-Exchange-Id": exchange} if exchange else {}
-    if cached:
-        headers["X-Cache"] = "hit"
+def as_json(value: dict[str, Any], *, exchange: str = "", cached: bool = False, route: str = "") -> Response:
+    headers = headers_of(exchange, route) | ({"X-Cache": "hit"} if cached else {})
     content = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Response(content, media_type="application/json", headers=headers)
+
+
+def headers_of(exchange: str, route: str) -> dict[str, str]:
+    """Which exchange it is, and where it was routed to."""
+    return {name: value for name, value in (("X-Exchange-Id", exchange), ("X-Route", route)) if value}

@@ -5,13 +5,37 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from plumbline.feedback.store import Exchange
 from plumbline.feedback.traffic import Status
 from plumbline.guard import Verdict
 from plumbline.serve.keys import Caller
-from plumbline.serve.replies import Answer
+from plumbline.serve.replies import Answer, Answered
 from plumbline.serve.requests import Asked
+from plumbline.serve.route import Prices, cost_of
+
+
+@dataclass(frozen=True)
+class Begun:
+    """It is known who answers."""
+
+    exchange_id: str
+    version: str
+    """As the client is told it."""
+    created: int
+    route: str = ""
+    """Where a request was routed to: small, large, or fallback."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """More of the one answer of a stream."""
+
+    text: str
+
+
+Happened = Begun | Text | Answered
 
 
 @dataclass
@@ -35,9 +59,13 @@ class Draft:
     verdicts: list[Verdict] = field(default_factory=list)
     cache_key: str | None = None
     cached: str | None = None
-    alike_key: str | None = None
-    vector: bytes | None = None
-    """Of the question, where it has one."""
+    alias: str = ""
+    """The model's name of a request that is to be routed."""
+    route: dict[str, Any] = field(default_factory=dict)
+    """Who answers a request that is routed, `to`, and `why`."""
+    spent: float = 0.0
+    """What was paid for answers that were not given."""
+    cost: float = 0.0
     status: Status = "cancelled"
     """Unless something else becomes of it."""
     fault: str | None = None
@@ -45,6 +73,28 @@ class Draft:
     """Whether a rail stopped the prompt: what it found there is not kept either."""
     handed: bool = False
     """Whether the journal has the row: it is written then, also for who is gone."""
+
+    @property
+    def created(self) -> int:
+        return int(self.at.timestamp())
+
+    @property
+    def shown(self) -> str:
+        """The model's name in the reply: the version, or the name under which a routed request was asked."""
+        return self.alias or self.version
+
+    def announced(self) -> Begun:
+        return Begun(self.exchange_id, self.shown, self.created, self.route.get("to", ""))
+
+    def begin_again(self, asked: Asked) -> None:
+        """Forgets what an engine gave that failed. An answer that took its place is not given again to others."""
+        self.asked, self.answers, self.cache_key = asked, (), None
+        self.taken = self.prompt_tokens = self.completion_tokens = 0
+
+    def price(self, prices: Prices) -> None:
+        """Reckons what it costs."""
+        now = 0.0 if self.cached else cost_of(prices, self.version, self.prompt_tokens, self.completion_tokens)
+        self.cost = self.spent + now
 
     def row(self, status: Status) -> Exchange:
         """The exchange as it is stored. Without content, numbers and names of ours are all that stays of it."""
@@ -56,6 +106,7 @@ class Draft:
             "verdicts": [[each.guard, each.side, each.outcome, each.reason] for each in self.verdicts],
             "tools": [tool["function"]["name"] for tool in asked.tools] if keeps else None,
             "cached": self.cached,
+            "routed": self.route.get("why") or None,
             "fault": self.fault if keeps else (self.fault or "").partition(":")[0],
             "consent": asked.consent or None,
         }
@@ -80,9 +131,9 @@ class Draft:
             },
             prompt=(prompts[0] if len(prompts) == 1 else prompts) if keeps else None,
             answers=(answers or ([{"text": self.text}] if self.text else [])) if keeps else None,
+            route=self.route.get("to"),
+            cost=self.cost or None,
             cache_key=self.cache_key if again else None,
-            alike_key=self.alike_key if again and self.vector else None,
-            vector=self.vector if again else None,
         )
 
 

@@ -41,6 +41,7 @@ class Spec:
     engine: str = "auto"
     mode: str | None = None
     embeds: bool = False
+    scores: bool = False
 
 
 class Engine:

@@ -88,6 +88,7 @@ def keep(store: Store, exchange: Exchange, said: Said, user_id: str, labeler_id:
     answer = texts[said.choice]
     if said.thumb is not None:
         told = {"source": SOURCE, "version": exchange.version, "exchange_id": exchange.exchange_id}
+        told |= {} if exchange.route is None else {"route": exchange.route}
         more = told if said.comment is None else {**told, "comment": said.comment}
         rating = {"prompt": prompt, "completion": answer, "label": said.thumb == "up", **more}
         store.add_rating(parse(Rating, rating), user_id, once=True)

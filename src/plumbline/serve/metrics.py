@@ -21,6 +21,8 @@ HELP = {
     "plumbline_rails_total": "What rails said.",
     "plumbline_cache_total": "Requests that could be in the cache, by whether they were.",
     "plumbline_feedback_total": "Feedback by kind.",
+    "plumbline_routes_total": "Routed requests by who answered.",
+    "plumbline_cost_total": "What exchanges cost, by the prices in plumb.toml.",
     "plumbline_answer_seconds": "From the request to the end of the answer.",
     "plumbline_first_piece_seconds": "From the request to the first piece of a stream.",
 }

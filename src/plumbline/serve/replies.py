@@ -48,6 +48,8 @@ class Answered:
     prompt_tokens: int
     completion_tokens: int
     cached: bool = False
+    route: str = ""
+    """Where a request was routed to."""
 
     @property
     def usage(self) -> dict[str, Any]:

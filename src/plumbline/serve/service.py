@@ -25,8 +25,7 @@ from plumbline.guard.guarded import Blocked, Held, checked_prompt, checked_value
 from plumbline.models import Conversation, Prompt, Raw
 from plumbline.models.scripted import count_tokens
 from plumbline.serve import tools
-from plumbline.serve.alike import Alike, before_question, question_of
-from plumbline.serve.draft import Draft
+from plumbline.serve.draft import Draft, Happened, Text
 from plumbline.serve.engine import Engine, TooLong
 from plumbline.serve.journal import Journal
 from plumbline.serve.keys import Caller, Keys
@@ -34,6 +33,7 @@ from plumbline.serve.line import Line
 from plumbline.serve.metrics import Metrics
 from plumbline.serve.replies import Answer, Answered
 from plumbline.serve.requests import ApiError, Asked, characters
+from plumbline.serve.routing import routed
 from plumbline.serve.settings import Settings
 from plumbline.serve.versions import Versions
 from plumbline.serve.worker import as_prompt
@@ -48,25 +48,6 @@ TEXTS = 64
 """Texts that are embedded at a time: the vectors of all at once would be a message too long to send."""
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A version has begun to answer."""
-
-    exchange_id: str
-    version: str
-    created: int
-
-
-@dataclass(frozen=True)
-class Text:
-    """More of the one answer of a stream."""
-
-    text: str
-
-
-Happened = Begun | Text | Answered
-
-
 @dataclass
 class Service:
     """The parts of a server, and how a request goes through them."""
@@ -79,8 +60,6 @@ class Service:
     keys: Keys
     metrics: Metrics
     guards: tuple[Guard, ...] = ()
-    alike: Alike | None = None
-    """Questions that may get each other's answer, where that was asked for."""
     rail_seconds: float = 2.0
     """Longest that rails may take for one text; after that they are unavailable."""
 
@@ -151,25 +130,28 @@ class Service:
                 raise
             raise told from error
         finally:
-            self._count(draft)
             if draft.status != "answered":
                 self._charge(draft)
                 if not turned_away and not draft.handed:
                     self.journal.note(draft.row(draft.status))
+            self._count(draft)
 
     async def _store(self, draft: Draft) -> None:
         """Puts the row of an answer on the disk; from then on it is one."""
         draft.handed = True
+        draft.price(self.settings.prices)
         await self.journal.write(draft.row("answered"))
         draft.status = "answered"
         self._charge(draft)
 
     def _charge(self, draft: Draft) -> None:
+        draft.price(self.settings.prices)
         self.keys.charge(draft.caller.key, 0 if draft.cached else draft.prompt_tokens + draft.completion_tokens)
 
     async def _through(self, draft: Draft, size: int) -> AsyncGenerator[Happened, None]:
         draft.asked = asked = await self._let_in(draft)
-        created = int(draft.at.timestamp())
+        route = self.versions.route_of(asked.model)
+        draft.alias = "" if route is None else route.name
         found = await self._cached(draft)
         if found is None:
             async with self.line.place(draft.caller.tenant, asked.rows, size):
@@ -177,25 +159,26 @@ class Service:
                 with engine.in_use():
                     draft.version = engine.name
                     if draft.cache_key is not None:  # another version may have been promoted while this one waited
-                        self._name_keys(draft, engine)
-                    yield Begun(draft.exchange_id, engine.name, created)
-                    async for text in self._ask(engine, draft):
-                        yield text
+                        draft.cache_key = self._cache_key(draft, engine)
+                    async with aclosing(routed(self, draft, engine, route)) as steps:
+                        async for happened in steps:
+                            yield happened
         else:
             draft.version, draft.cached = found.version, found.exchange_id
-            yield Begun(draft.exchange_id, found.version, created)
+            yield draft.announced()
             draft.answers = answers_of(found)
             draft.prompt_tokens, draft.completion_tokens = found.prompt_tokens, found.completion_tokens
         await self._store(draft)
         yield Answered(
             draft.exchange_id,
             asked.kind,
-            draft.version,
-            created,
+            draft.shown,
+            draft.created,
             draft.answers,
             draft.prompt_tokens,
             draft.completion_tokens,
             cached=draft.cached is not None,
+            route=draft.route.get("to", ""),
         )
 
     # ---- rails
@@ -269,26 +252,20 @@ class Service:
 
     # ---- the engine
 
-    async def _ask(self, engine: Engine, draft: Draft) -> AsyncGenerator[Text, None]:
+    async def ask(self, engine: Engine, draft: Draft) -> AsyncGenerator[Text, None]:
         """Asks for all answers; the pieces of a single stream are given as they come, and what is whole is noted."""
         asked = draft.asked = fitted(draft.asked, engine.known)
         # What is left before its end is charged by what is known of it: words that were read, pieces that were written.
         draft.prompt_tokens = sum(words(prompt) for prompt in asked.prompts)
         deadline = asyncio.get_running_loop().time() + self.settings.limit
         if len(asked.prompts) > 1:
-            # The line has room for all of them, so they run together.
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(engine.whole(asked.message(place), deadline))
-                    for place in range(len(asked.prompts))
-                ]
-            await self._take(draft, [task.result() for task in tasks], Held(self.guards))
+            await self.take(draft, await self.wholes(engine, draft.asked, deadline), Held(self.guards))
             return
         held = Held(self.guards)
         async with aclosing(engine.ask(asked.message(0), deadline)) as pieces:
             async for piece in pieces:
                 if "done" in piece:
-                    await self._take(draft, [piece], held, streamed=asked.stream and asked.sampling.n == 1)
+                    await self.take(draft, [piece], held, streamed=asked.stream and asked.sampling.n == 1)
                     return
                 draft.taken += len(piece["text"])
                 draft.completion_tokens += 1
@@ -300,9 +277,18 @@ class Service:
                     draft.first = draft.first or time.perf_counter()
                     yield Text(out)
 
-    async def _take(
-        self, draft: Draft, pieces: Sequence[dict[str, Any]], held: Held, *, streamed: bool = False
-    ) -> None:
+    async def wholes(self, engine: Engine, asked: Asked, deadline: float) -> list[dict[str, Any]]:
+        """The whole answers to each prompt. The line has room for all of them, so they run together."""
+        asked = replace(fitted(asked, engine.known), stream=False)
+        try:
+            async with asyncio.TaskGroup() as group:
+                places = range(len(asked.prompts))
+                tasks = [group.create_task(engine.whole(asked.message(place), deadline)) for place in places]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def take(self, draft: Draft, pieces: Sequence[dict[str, Any]], held: Held, *, streamed: bool = False) -> None:
         """Notes whole answers: their texts as rails let them out, calls of tools, counts."""
         asked = draft.asked
         draft.prompt_tokens = sum(piece["done"][0]["prompt_tokens"] for piece in pieces)
@@ -344,24 +330,16 @@ class Service:
             or asked.logprobs is not None
         ):
             return None
-        self._name_keys(draft, self.versions.pick(asked.model, draft.caller.user_id))
-        found, hit = await asyncio.to_thread(self.store.cached, str(draft.cache_key)), "yes"
-        if found is None and self.alike is not None and draft.alike_key is not None:
-            found, hit = await self.alike.find(draft), "alike"
+        draft.cache_key = self._cache_key(draft, self.versions.pick(asked.model, draft.caller.user_id))
+        found = await asyncio.to_thread(self.store.cached, draft.cache_key)
         said = [*draft.verdicts]
         if found is not None and not await self._passes_now(draft, found):
             found, draft.verdicts = None, said
-        self.metrics.add("plumbline_cache_total", hit="no" if found is None else hit)
+        self.metrics.add("plumbline_cache_total", hit="no" if found is None else "yes")
         return found
 
-    def _name_keys(self, draft: Draft, engine: Engine) -> None:
-        """Notes what the same request would have, and one that differs in its last question alone."""
-        draft.cache_key = self._cache_key(draft, engine, draft.asked.prompts)
-        if self.alike is not None and question_of(draft.asked) is not None:
-            draft.alike_key = self._cache_key(draft, engine, before_question(draft.asked))
-
-    def _cache_key(self, draft: Draft, engine: Engine, prompts: Sequence[dict[str, Any]]) -> str:
-        """What requests of the same tenant to the same version have, with these prompts."""
+    def _cache_key(self, draft: Draft, engine: Engine) -> str:
+        """What the same request of the same tenant to the same version has."""
         asked = draft.asked
         same = replace(asked.sampling, seed=None)
         rails = [each.name for each in self.guards]
@@ -369,11 +347,12 @@ class Service:
             draft.caller.tenant,
             engine.name,
             asked.kind,
-            prompts,
+            asked.prompts,
             vars(same),
             asked.tools,
             asked.choice,
             rails,
+            str(self.versions.route_of(asked.model)),
         ]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
@@ -394,6 +373,9 @@ class Service:
         metrics.add("plumbline_tokens_total", draft.completion_tokens, kind="completion")
         for verdict in draft.verdicts:
             metrics.add("plumbline_rails_total", rail=verdict.guard, side=verdict.side, outcome=verdict.outcome)
+        metrics.add("plumbline_cost_total", draft.cost)
+        if draft.route:
+            metrics.add("plumbline_routes_total", to=draft.route["to"])
         if status == "answered" and draft.asked.kind != "embedding":
             metrics.observe("plumbline_answer_seconds", time.perf_counter() - draft.begun)
             if draft.first is not None:
@@ -448,8 +430,6 @@ def fitted(asked: Asked, known: dict[str, Any]) -> Asked:
 
 def refusal_of(error: Exception, settings: Settings) -> Exception:
     """What the client is told of an error; one that is our mistake stays what it is."""
-    if isinstance(error, ExceptionGroup):
-        return refusal_of(error.exceptions[0], settings)
     if isinstance(error, Refusal):
         return error
     if isinstance(error, Blocked):

@@ -10,8 +10,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from plumbline.feedback.routes import Routed, routes
 from plumbline.feedback.store import Hour
 from plumbline.serve.api import service_of
+from plumbline.serve.route import Prices, Route, cost_of
 from plumbline.web.auth import Visitor, needs
 
 router = APIRouter()
@@ -35,6 +37,20 @@ class VersionRow:
     down: int
 
 
+@dataclass(frozen=True)
+class RouteRow:
+    """What went one way, and what was said of it."""
+
+    route: str
+    exchanges: int
+    share: float
+    tokens: int
+    cost: float
+    liked: float | None
+    """The share of good ones among its thumbs; None where there is no thumb."""
+    thumbs: int
+
+
 @router.get("/traffic")
 def page(request: Request, visitor: Manager) -> Response:
     service = service_of(request)
@@ -42,6 +58,7 @@ def page(request: Request, visitor: Manager) -> Response:
     now = store.clock()
     hours = store.hours(now - timedelta(hours=HOURS))
     labels = [(now - timedelta(hours=back)).strftime("%Y-%m-%d %H") for back in reversed(range(HOURS))]
+    ways = routes(store, now - timedelta(hours=HOURS))
     shown: Response = request.app.state.pages.render(
         request,
         "traffic.html",
@@ -50,6 +67,9 @@ def page(request: Request, visitor: Manager) -> Response:
         width=WIDTH,
         height=HEIGHT,
         versions=by_version(hours, store.thumbs(now - timedelta(hours=HOURS))),
+        routes=by_route(ways),
+        cost=sum(each.cost for each in ways),
+        saved=saved(ways, service.settings.route, service.settings.prices),
         engines=service.versions.engines(),
         fault=service.versions.fault,
         waiting=service.line.waiting,
@@ -100,3 +120,31 @@ def by_version(hours: Sequence[Hour], thumbs: Mapping[str, tuple[int, int]]) -> 
             )
         )
     return rows
+
+
+def by_route(ways: Sequence[Routed]) -> list[RouteRow]:
+    """The ways that requests went, each with its share."""
+    total = sum(each.exchanges for each in ways)
+    return [
+        RouteRow(
+            route=each.route,
+            exchanges=each.exchanges,
+            share=each.exchanges / total,
+            tokens=each.prompt_tokens + each.completion_tokens,
+            cost=each.cost,
+            liked=each.up / (each.up + each.down) if each.up or each.down else None,
+            thumbs=each.up + each.down,
+        )
+        for each in ways
+    ]
+
+
+def saved(ways: Sequence[Routed], route: Route | None, prices: Prices) -> float | None:
+    """What less was paid than if the larger model had answered all, the tokens being as many; None without its price.
+
+    That is an estimate: the larger model counts tokens in its own way, and would have written other answers.
+    """
+    if route is None or route.large not in prices:
+        return None
+    all_large = sum(cost_of(prices, route.large, each.prompt_tokens, each.completion_tokens) for each in ways)
+    return all_large - sum(each.cost for each in ways)

@@ -11,9 +11,11 @@ import hashlib
 import logging
 from collections.abc import Callable
 
+from plumbline.errors import UserError
 from plumbline.project import PROMOTIONS, Project
 from plumbline.serve.engine import Engine, Spec
 from plumbline.serve.requests import ApiError
+from plumbline.serve.route import Route
 from plumbline.serve.settings import Settings
 
 log = logging.getLogger("plumbline.serve")
@@ -40,6 +42,8 @@ class Versions:
         self._primary: Engine | None = None
         self._canary: Engine | None = None
         self._embedder: Engine | None = None
+        self._large: Engine | None = None
+        self._scorer: Engine | None = None
         self._loading = asyncio.Lock()
         self._seen: object = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -57,7 +61,8 @@ class Versions:
 
     def engines(self) -> list[Engine]:
         """Those that are loaded."""
-        return [engine for engine in (self._primary, self._canary, self._embedder) if engine is not None]
+        known = (self._primary, self._canary, self._embedder, self._large, self._scorer)
+        return [engine for engine in known if engine is not None]
 
     async def start(self) -> None:
         """Loads what is to be served; what is wrong with it is raised."""
@@ -65,6 +70,16 @@ class Versions:
         self._primary = await self._load(self._wanted())
         if self.settings.canary:
             self._canary = await self._load(self.settings.canary)
+        if (route := self.settings.route) is not None:
+            if route.by == "confidence" and not self.primary.known.get("logprobs"):
+                raise UserError(
+                    f"{self.primary.name!r} tells no log-probabilities, and [route] goes by its confidence: "
+                    'serve a model that runs here, or take another rule, by = "rule"'
+                )
+            self._large = await self._load(route.large)
+            if route.by == "score":
+                self._scorer = self._make(Spec(route.scorer, scores=True))
+                await self._scorer.start()
 
     async def close(self) -> None:
         """Ends all engines."""
@@ -75,13 +90,36 @@ class Versions:
 
     # ---- whose turn
 
+    @property
+    def large(self) -> Engine:
+        """The engine of the larger model, where there is a route to it."""
+        assert self._large is not None, "there is no route"
+        return self._large
+
+    @property
+    def scorer(self) -> Engine:
+        """The engine that judges the small model's answers, where the route goes by that."""
+        assert self._scorer is not None, "the route goes by no scorer"
+        return self._scorer
+
+    def route_of(self, model: str) -> Route | None:
+        """The route of a request that asks for this model, if it is to be routed."""
+        route = self.settings.route
+        return route if route is not None and route.name == model else None
+
+    def names(self) -> list[str]:
+        """By which models can be asked for."""
+        served = (self._primary, self._canary, self._embedder)
+        routed = [] if self.settings.route is None else [self.settings.route.name]
+        return list(dict.fromkeys([WHATEVER, *routed, *(engine.name for engine in served if engine is not None)]))
+
     def pick(self, model: str, user_id: str) -> Engine:
         """The engine for a request; an unknown model is a refusal."""
         if self._canary is not None and model == self._canary.name:
             return self._canary
         if model == self.primary.name:
             return self.primary
-        if model not in ("", WHATEVER, *self._names()):
+        if model not in ("", WHATEVER, *self._names()) and self.route_of(model) is None:
             said = f"The model {model!r} is not served here: ask for {WHATEVER!r} or {self.primary.name!r}."
             raise ApiError(404, said, param="model", code="model_not_found")
         if self._canary is not None and draw(f"{self._canary.name} {user_id}") < self.settings.share:

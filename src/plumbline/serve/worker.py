@@ -25,7 +25,7 @@ from plumbline.errors import PlumblineError, UserError
 from plumbline.models import Completion, Conversation, Generate, Prompt, Raw, Sampling
 
 if TYPE_CHECKING:
-    from plumbline.models import Embed
+    from plumbline.models import Embed, Score
     from plumbline.models.continuous import Continuous, Group
 
 THREADS = 64
@@ -217,10 +217,10 @@ def finished(model: Any, job: Job, completions: list[Completion]) -> dict[str, A
 
 
 def count(completion: Completion) -> int:
-    """Tokens of the answer. Of a model elsewhere, which does not tell them one by one, its words are counted."""
+    """Tokens of the answer; of a model elsewhere as many as it says, and where it says none, words."""
     from plumbline.models.scripted import count_tokens
 
-    return len(completion.tokens) or count_tokens(completion.text)
+    return len(completion.tokens) or completion.written or count_tokens(completion.text)
 
 
 def logprobs(model: Any, job: Job, completion: Completion) -> list[dict[str, Any]]:
@@ -279,6 +279,11 @@ def embed(model: Embed, texts: list[str]) -> dict[str, Any]:
     return {"done": [[float(value) for value in row] for row in model(texts)]}
 
 
+def score(model: Score, prompt: Prompt, texts: list[str]) -> dict[str, Any]:
+    """A number for each answer to a prompt."""
+    return {"done": model([prompt] * len(texts), texts)}
+
+
 # ---- the process
 
 
@@ -307,6 +312,11 @@ def open_model(options: dict[str, Any], tell: Tell) -> tuple[Any, Desk, dict[str
         embedder = load_embedder(options["name"])
         # Its forward passes go one after the other: two at once would share the cores and gain nothing.
         return embedder, Threads(cast("Generate", embedder), tell, threads=1), {"name": embedder.name}
+    if options["scores"]:
+        from plumbline.models.score import load_scorer
+
+        scorer = load_scorer(options["name"])
+        return scorer, Threads(cast("Generate", scorer), tell, threads=1), {"name": scorer.name}
     from plumbline.models import load
     from plumbline.models.continuous import Continuous
     from plumbline.models.generate import Reference
@@ -338,6 +348,8 @@ def serve(wire: Wire, model: Any, desk: Desk) -> None:
                 desk.do(number, partial(look, model, job.prompt, job.sampling))
             elif message["do"] == "embed":
                 desk.do(number, partial(embed, model, message["texts"]))
+            elif message["do"] == "score":
+                desk.do(number, partial(score, model, as_prompt(message["prompt"]), message["texts"]))
             else:
                 raise AssertionError(message)
         except Exception as error:  # a message that cannot be followed is no reason to die with all the others
