@@ -91,6 +91,7 @@ def serve(
         max_tokens=max_tokens,
         keep_days=keep_days,
         cache=cache,
+        similar=config.similar,
         route=read_route(config.route),
         prices=read_prices(config.prices),
     )

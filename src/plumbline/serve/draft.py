@@ -59,6 +59,9 @@ class Draft:
     verdicts: list[Verdict] = field(default_factory=list)
     cache_key: str | None = None
     cached: str | None = None
+    alike_key: str | None = None
+    vector: bytes | None = None
+    """Of the question, where it has one."""
     alias: str = ""
     """The model's name of a request that is to be routed."""
     route: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +91,7 @@ class Draft:
 
     def begin_again(self, asked: Asked) -> None:
         """Forgets what an engine gave that failed. An answer that took its place is not given again to others."""
-        self.asked, self.answers, self.cache_key = asked, (), None
+        self.asked, self.answers, self.cache_key, self.alike_key = asked, (), None, None
         self.taken = self.prompt_tokens = self.completion_tokens = 0
 
     def price(self, prices: Prices) -> None:
@@ -134,6 +137,8 @@ class Draft:
             route=self.route.get("to"),
             cost=self.cost or None,
             cache_key=self.cache_key if again else None,
+            alike_key=self.alike_key if again and self.vector else None,
+            vector=self.vector if again else None,
         )
 
 

@@ -25,6 +25,7 @@ from plumbline.guard.guarded import Blocked, Held, checked_prompt, checked_value
 from plumbline.models import Conversation, Prompt, Raw
 from plumbline.models.scripted import count_tokens
 from plumbline.serve import tools
+from plumbline.serve.alike import Alike, before_question, question_of
 from plumbline.serve.draft import Draft, Happened, Text
 from plumbline.serve.engine import Engine, TooLong
 from plumbline.serve.journal import Journal
@@ -60,6 +61,8 @@ class Service:
     keys: Keys
     metrics: Metrics
     guards: tuple[Guard, ...] = ()
+    alike: Alike | None = None
+    """Questions that may get each other's answer, where that was asked for."""
     rail_seconds: float = 2.0
     """Longest that rails may take for one text; after that they are unavailable."""
 
@@ -159,7 +162,7 @@ class Service:
                 with engine.in_use():
                     draft.version = engine.name
                     if draft.cache_key is not None:  # another version may have been promoted while this one waited
-                        draft.cache_key = self._cache_key(draft, engine)
+                        self._name_keys(draft, engine)
                     async with aclosing(routed(self, draft, engine, route)) as steps:
                         async for happened in steps:
                             yield happened
@@ -330,16 +333,24 @@ class Service:
             or asked.logprobs is not None
         ):
             return None
-        draft.cache_key = self._cache_key(draft, self.versions.pick(asked.model, draft.caller.user_id))
-        found = await asyncio.to_thread(self.store.cached, draft.cache_key)
+        self._name_keys(draft, self.versions.pick(asked.model, draft.caller.user_id))
+        found, hit = await asyncio.to_thread(self.store.cached, str(draft.cache_key)), "yes"
+        if found is None and self.alike is not None and draft.alike_key is not None:
+            found, hit = await self.alike.find(draft), "alike"
         said = [*draft.verdicts]
         if found is not None and not await self._passes_now(draft, found):
             found, draft.verdicts = None, said
-        self.metrics.add("plumbline_cache_total", hit="no" if found is None else "yes")
+        self.metrics.add("plumbline_cache_total", hit="no" if found is None else hit)
         return found
 
-    def _cache_key(self, draft: Draft, engine: Engine) -> str:
-        """What the same request of the same tenant to the same version has."""
+    def _name_keys(self, draft: Draft, engine: Engine) -> None:
+        """Notes what the same request would have, and one that differs in its last question alone."""
+        draft.cache_key = self._cache_key(draft, engine, draft.asked.prompts)
+        if self.alike is not None and question_of(draft.asked) is not None:
+            draft.alike_key = self._cache_key(draft, engine, before_question(draft.asked))
+
+    def _cache_key(self, draft: Draft, engine: Engine, prompts: Sequence[dict[str, Any]]) -> str:
+        """What requests of the same tenant to the same version have, with these prompts."""
         asked = draft.asked
         same = replace(asked.sampling, seed=None)
         rails = [each.name for each in self.guards]
@@ -347,7 +358,7 @@ class Service:
             draft.caller.tenant,
             engine.name,
             asked.kind,
-            asked.prompts,
+            prompts,
             vars(same),
             asked.tools,
             asked.choice,

@@ -41,6 +41,8 @@ class Settings:
     """Days after which exchanges are removed; 0 keeps them."""
     cache: bool = True
     """Whether an answer at temperature 0 is given again to the same request of the same key."""
+    similar: float = 0.0
+    """From which cosine on it is also given to a question that is alike; 0 gives it to none."""
     route: Route | None = None
     """Which requests go to a larger model, where there is one."""
     prices: Prices = field(default_factory=dict)
@@ -57,4 +59,5 @@ class Settings:
         need(self.waiting >= 0, f"waiting is {self.waiting!r}: it is a number of requests")
         need(self.patience > 0 and self.limit > 0, "the seconds to wait and to answer must be more than none")
         need(self.max_tokens >= 1, f"max_tokens is {self.max_tokens!r}: an answer has at least one")
+        need(0.0 <= self.similar <= 1.0, f"similar is {self.similar!r}: it is a cosine, from 0 (never) to 1")
         need(self.keep_days >= 0, f"the days to keep are {self.keep_days!r}: 0 keeps all")
