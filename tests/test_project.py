@@ -84,6 +84,7 @@ def test_no_project_is_said(tmp_path: Path) -> None:
             "`guarded`, `route`, `prices`",
         ),
         (b"model = 5", "sets `model` to 5: it must be text in quotes"),
+        (b"similar = true", "sets `similar` to True: it must be a number"),
         (b"route = 5", "sets `route` to 5: it must be a table, which begins with [route]"),
         (b"model = ", "is not TOML: Invalid value (at end of document)"),
         (b'criterion = "caf\xe9"', "is not UTF-8 (byte 16): save it as UTF-8"),
