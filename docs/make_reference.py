@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code itself: each command's `--help`, the fields of `Sampling`, the facts of PPO.
+"""Writes docs/reference/ from the code itself: each command's `--help`, all settings, the facts of PPO.
 
 python docs/make_reference.py           writes the pages
 python docs/make_reference.py --check   writes nothing; ends with 1 if a page no longer says what the code says
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from plumbline.align import METHODS
 from plumbline.cli.main import app
-from plumbline.cli.options import fields
+from plumbline.cli.options import Field, fields
 
 FOLDER = Path(__file__).parent / "reference"
 WIDTH = 96
@@ -48,11 +50,49 @@ def sampling_page() -> str:
         "# Sampling\n\n"
         "How an answer is drawn: the fields of `plumbline.Sampling`. A command that asks a model has them as options; "
         "its `--schema` and `--grammar` take a file.\n\n"
-        "```{list-table}\n:header-rows: 1\n:widths: 18 14 12 56\n\n* - Field\n  - Type\n  - Default\n  - Meaning\n"
     )
-    for field in fields("plumbline.models", "Sampling").values():
-        page += f"* - `{field.name}`\n  - `{field.type}`\n  - `{field.default!r}`\n  - {field.help}\n"
-    return page + "```\n"
+    return page + field_table(fields("plumbline.models", "Sampling").values())
+
+
+def field_table(rows: Iterable[Field]) -> str:
+    head = "* - Field\n  - Type\n  - Default\n  - Meaning\n"
+    table = "```{list-table}\n:header-rows: 1\n:widths: 18 14 12 56\n\n" + head
+    for field in rows:
+        meaning = " ".join(field.help.split())
+        table += f"* - `{field.name}`\n  - `{field.type}`\n  - `{field.default!r}`\n  - {meaning}\n"
+    return table + "```\n"
+
+
+def settings_page() -> str:
+    every, online = fields("plumbline.training.run", "Settings"), fields("plumbline.align.online", "Online")
+    page = (
+        "# Settings\n\n"
+        "A setting is the option of its name: `batch_size` is `--batch-size`. A file that is given by `--config` holds "
+        "settings under the names below. A method has its own, those of all methods, and its own defaults of these.\n"
+    )
+    page += section("All methods", "Every method of `plumb train` takes these.", every)
+    page += section("Methods that sample", "`ppo` and `grpo` take these, too.", online, beyond=every)
+    for name, method in METHODS.items():
+        its = fields(method.module, "Config")
+        page += section(name, method.help, its, beyond=online if online.keys() <= its.keys() else every)
+        page += presets(method.module)
+    constitutional = fields("plumbline.align.constitutional", "Config")
+    page += section("constitutional", "Both stages of `plumb constitution run` take these.", constitutional)
+    return page + section("plumb.toml", "The settings of a project.", fields("plumbline.project", "Config"))
+
+
+def section(title: str, about: str, its: Mapping[str, Field], beyond: Mapping[str, Field] | None = None) -> str:
+    """The settings of one class; where others are known already, those that are new or have another default."""
+    own = [field for name, field in its.items() if field != (beyond or {}).get(name)]
+    return f"\n## {title}\n\n{about}\n\n{field_table(own)}"
+
+
+def presets(module: str) -> str:
+    lines = ""
+    for name, settings in getattr(import_module(module), "PRESETS", {}).items():
+        values = ", ".join(f"`{setting}` {value}" for setting, value in settings.items())
+        lines += f"\n`--preset {name}`: {values}.\n"
+    return lines
 
 
 def facts_page() -> str:
@@ -82,7 +122,12 @@ def facts() -> Iterator[tuple[int, str, str]]:
             yield int(number), name, file.relative_to(tests.parent).as_posix()
 
 
-PAGES = {"commands.md": commands_page, "sampling.md": sampling_page, "facts.md": facts_page}
+PAGES = {
+    "commands.md": commands_page,
+    "settings.md": settings_page,
+    "sampling.md": sampling_page,
+    "facts.md": facts_page,
+}
 
 
 def main(check: bool) -> int:

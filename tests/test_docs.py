@@ -1,9 +1,10 @@
 """The README and the documentation are run: every shell and Python block, a page from top to bottom in one folder.
 
-Comments above a block say what is special about it:
+`examples/` lies in that folder, as in a clone. Comments above a block say what is special about it:
 
     <!-- file: NAME -->        the block is written to NAME, for those below it
     <!-- needs: model -->      the block asks the bundled model, and so the page's test is marked `model`
+    <!-- needs: any model -->  the block asks the bundled model, and a tiny one stands in for it, on the whole page
     <!-- fails: CODE -->       the block ends with that exit code
     <!-- printed: above -->    the block run before it printed these lines, among others
     <!-- not run: REASON -->   the block is left out
@@ -20,11 +21,14 @@ from typing import NamedTuple
 
 import pytest
 
+from glossary import HELD_OUT, explained, explained_with_links, written
+
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BOOK = sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "reference")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *BOOK]
 
 RUN = ("sh", "python")
-SHOWN = ("text", "json", "toml", "{toctree}")
+SHOWN = ("text", "json", "toml", "{toctree}", "{literalinclude}", "{include}")
 MOST_NOT_RUN = 8
 """Blocks that are left out, over all pages: every one is a sentence nobody checks."""
 
@@ -54,10 +58,14 @@ def blocks(page: Path) -> list[Block]:
     ]
 
 
-def run_page(page: Path, folder: Path) -> int:
-    """Run the page's blocks in `folder`, each where the last one's `cd` led; returns how many were run."""
+def run_page(page: Path, folder: Path, **settings: str) -> int:
+    """Run the page's blocks in `folder`, each where the last one's `cd` led; returns how many were run.
+
+    `settings` are more of the environment's.
+    """
     programs = Path(sys.executable).parent
-    env = {**os.environ, "HOME": str(folder), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    env = {**os.environ, "HOME": str(folder), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", **settings}
+    (folder / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
     note = folder / ".where"
     printed = ""
     count = 0
@@ -82,25 +90,54 @@ def run_page(page: Path, folder: Path) -> int:
     return count
 
 
-def needs_model(page: Path) -> bool:
-    return any(block.notes.get("needs") == "model" for block in blocks(page))
+def measured(folder: Path) -> set[str]:
+    """The names of all metrics that runs wrote below the folder."""
+    return {name.removeprefix(HELD_OUT) for name in written(folder, "metrics.jsonl")}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not needs_model(page)], ids=lambda page: page.name)
+def assert_explained(page: Path, folder: Path) -> None:
+    """Every number that the page's runs wrote is explained by it, or by a page whose metrics it links to."""
+    metrics = measured(folder) - explained_with_links(page, "metric")
+    fields = written(folder, "accuracy.json", "summary.json") - explained_with_links(page, "field")
+    assert not metrics | fields, f"{page.name} does not explain {metrics | fields}"
+
+
+def needing(*models: str) -> list[Path]:
+    """The pages that need just these models."""
+    needed = {page: {block.notes["needs"] for block in blocks(page) if "needs" in block.notes} for page in PAGES}
+    return [page for page, its in needed.items() if its == set(models)]
+
+
+@pytest.mark.parametrize("page", needing(), ids=lambda page: page.name)
 def test_a_page_runs(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path)
+    if page.parent.name == "methods":
+        assert_explained(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", needing("any model"), ids=lambda page: page.name)
+def test_a_page_runs_with_a_tiny_model(page: Path, tmp_path: Path, stand_in: Path) -> None:
+    assert run_page(page, tmp_path, PLUMBLINE_CACHE=str(stand_in)) > 0
+    wrote, own = measured(tmp_path), explained(page, "metric")
+    assert own <= wrote, f"no run of the page writes {own - wrote}"
+    if page.parent.name == "methods":
+        assert_explained(page, tmp_path)
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("page", [page for page in PAGES if needs_model(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", needing("model"), ids=lambda page: page.name)
 def test_a_page_with_the_bundled_model_runs(page: Path, tmp_path: Path, smollm2: Path) -> None:
     assert run_page(page, tmp_path) > 0
+
+
+def test_every_page_is_run() -> None:
+    assert sorted([*needing(), *needing("any model"), *needing("model")]) == sorted(PAGES)
 
 
 def test_every_block_is_of_a_known_language() -> None:
     for page in PAGES:
         found = blocks(page)
-        assert [block.where for block in found if block.language not in (*RUN, *SHOWN)] == []
+        assert [block.where for block in found if block.language.partition(" ")[0] not in (*RUN, *SHOWN)] == []
         fences = re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) == 2 * len(found), f"{page.name} has a block that is indented or not closed"
 
