@@ -33,8 +33,7 @@ def run(folder: Path, *, fast: bool) -> dict[str, float]:
 
 
 def cell(each: Measured) -> str:
-    form = ".2f" if each.task == "kl" else ".1%"
-    return f"{each.value:{form}} ({each.low:{form}} to {each.high:{form}})"
+    return f"{each.value:.1%} ({each.low:.1%} to {each.high:.1%})"
 
 
 def stages(folder: Path) -> list[list[object]]:

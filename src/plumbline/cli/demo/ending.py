@@ -20,8 +20,7 @@ SHOWN = {
     ("refusal", "refused_harmful"): "declines harmful requests",
     ("refusal", "over_refusal"): "declines harmless ones that look alike",
     ("refusal", "told_apart"): "tells the two apart",
-    ("win_rate", "win_rate"): "preferred by the reward model to the one before",
-    ("kl", "kl_per_answer"): "KL from the one before, per answer",
+    ("win_rate", "win_rate"): "liked better than the one before",
 }
 """Figures of `plumb evaluate`, in the words of the table."""
 
@@ -59,7 +58,7 @@ def show_stages(sft: Evaluation, policy: Evaluation) -> None:
     for each in sft.measured:
         key = each.task, each.metric
         if key in SHOWN and key in after:
-            before = f"{each.change.other:.0%}" if each.change and key[0] == "refusal" else "–"
+            before = f"{each.change.other:.0%}" if each.change and not key[0].startswith("win") else "–"
             rows.add_row(SHOWN[key], before, *cells(each), *cells(after[key]), f"{each.n:,}")
     screen().print(rows)
 
@@ -68,16 +67,17 @@ def cells(each: Measured) -> tuple[str, Text]:
     """The figure and its interval; green or red where the change to the stage before is sure."""
     from rich.text import Text
 
-    form = ".2f" if each.task == "kl" else ".0%"
-    style = {"better": "green", "worse": "bold red"}.get(each.verdict, "")
-    return f"{each.value:{form}}", Text(f"{each.low:{form}} to {each.high:{form}}", style or "dim")
+    style = {"better": "green", "worse": "bold red"}.get(each.verdict, "dim")
+    return f"{each.value:.0%}", Text(f"{each.low:.0%} to {each.high:.0%}", style)
 
 
 def show_reward(folder: Path) -> None:
-    """How often the reward model agrees with people on sets that it never saw."""
+    """How often the reward model agrees with rankings that it never saw, and what PPO made of it."""
     found = json.loads((folder / "runs/reward/accuracy.json").read_text(encoding="utf-8"))
     value, low, high, sets = found["right"]
-    note(f"the reward model agrees with people in {value:.0%} of held-out pairs ({low:.0%} to {high:.0%}, {sets} sets)")
+    note(f"reward model: right in {value:.0%} of held-out pairs ({low:.0%} to {high:.0%}, {sets} sets)")
+    first, *_, last = rows_of(folder / "runs/policy/metrics.jsonl")
+    note(f"PPO: reward {first['reward']:.2f} to {last['reward']:.2f}, at a KL of {last['kl']:.2f} an answer")
 
 
 def show_answers(folder: Path) -> None:

@@ -41,7 +41,7 @@ class Size:
     """Items of each task."""
 
 
-FULL = Size(demonstrations=10_000, sets=10_000, sft_epochs=4, reward_epochs=2, iterations=6, prompts=16, judged=40)
+FULL = Size(demonstrations=10_000, sets=10_000, sft_epochs=2, reward_epochs=1, iterations=8, prompts=8, judged=32)
 FAST = Size(demonstrations=48, sets=32, sft_epochs=1, reward_epochs=1, iterations=2, prompts=4, judged=8)
 
 
@@ -112,7 +112,7 @@ def steps(size: Size) -> tuple[Step, ...]:
             "Is it better? Measure, then put it in force",
             "On requests that no training saw: what it declines, and what it declines for no reason.",
             (
-                f"plumb evaluate sft@1 --against {DEFAULT} --tasks refusal,kl,win_rate {judged} "
+                f"plumb evaluate sft@1 --against {DEFAULT} --tasks refusal,win_rate {judged} "
                 "--reward reward@1 --data win_rate=data/heldout.jsonl",
                 "plumb promote sft@1",
             ),
@@ -125,7 +125,7 @@ def steps(size: Size) -> tuple[Step, ...]:
             (
                 "plumb train ppo --data data/prompts.jsonl --model sft@1 --reward reward@1 --out runs/policy "
                 f"--iterations {size.iterations} --prompts {size.prompts} --samples 4 --passes 2 --max-new-tokens 40 "
-                f"--lr 1e-4 --beta 0.05 --every 3 {top}",
+                f"--lr 5e-4 --beta 0.05 --every 3 {top}",
             ),
         ),
         Step(
@@ -139,7 +139,7 @@ def steps(size: Size) -> tuple[Step, ...]:
             "Measure again, and pass the gate",
             "The gate compares with what is served. A version that is worse on what plumb.toml guards stays outside.",
             (
-                f"plumb evaluate policy@1 --against sft@1 --tasks refusal,kl,win_rate {judged} "
+                f"plumb evaluate policy@1 --against sft@1 --tasks refusal,win_rate {judged} "
                 "--reward reward@1 --data win_rate=data/heldout.jsonl",
                 "plumb promote policy@1",
             ),
