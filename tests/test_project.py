@@ -80,8 +80,8 @@ def test_no_project_is_said(tmp_path: Path) -> None:
         (b'modle = "m"', "has `modle`, which is no setting: is `model` meant?"),
         (
             b"[serve]\nport = 1",
-            "has `serve`, which is no setting: there are `model`, `embedder`, `criterion`, `database`, `similar`, "
-            "`guarded`, `route`, `prices`",
+            "has `serve`, which is no setting: there are `model`, `embedder`, `criterion`, `database`, `cache`, "
+            "`similar`, `guarded`, `route`, `prices`",
         ),
         (b"model = 5", "sets `model` to 5: it must be text in quotes"),
         (b"similar = true", "sets `similar` to True: it must be a number"),

@@ -52,6 +52,8 @@ class Config:
     """What makes one answer better than another, in a sentence that labelers and reports show."""
     database: str = ""
     """The URL of the database that keeps what people say; `plumb.db` in this folder unless it is named."""
+    cache: str = ""
+    """The URL of a Redis in which servers over one database share their answers at temperature 0; "" shares none."""
     similar: float = 0.0
     """From which cosine on a question gets the stored answer of one that is alike; 0 gives it to none."""
     guarded: tuple[str, ...] = ()
@@ -79,6 +81,9 @@ criterion = ""
 
 # The URL of the database that keeps what people say; plumb.db in this folder unless it is named.
 database = ""
+
+# The URL of a Redis, redis://127.0.0.1:6379/0 say, in which servers over one database share answers at temperature 0.
+cache = ""
 
 # From which cosine on (0.97, say) a question gets the stored answer of one that is alike; 0 gives it to none.
 similar = 0.0

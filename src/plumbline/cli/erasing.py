@@ -55,8 +55,12 @@ def erase_user(store: Store, user: str, yes: bool) -> Erased:
     from plumbline.feedback.selection import prompts_of, read_splits, write_splits
 
     confirm(f"Remove all that came from {user!r}, for good?", yes)
-    erased = store.erase(user)
     assert store.project is not None
+    if store.project.config.cache:
+        from plumbline.serve.shared_cache import forget
+
+        forget(store.project.config.cache, store.where, user)
+    erased = store.erase(user)
     if splits := read_splits(store.project.folder):
         write_splits(store.project.folder, prompts_of(store, splits))
     return erased

@@ -92,6 +92,7 @@ def serve(
         keep_days=keep_days,
         cache=cache,
         similar=config.similar,
+        cache_url=config.cache,
         route=read_route(config.route),
         prices=read_prices(config.prices),
     )

@@ -38,6 +38,7 @@ from plumbline.serve.metrics import Metrics
 from plumbline.serve.requests import ApiError
 from plumbline.serve.service import Service, refusal_of
 from plumbline.serve.settings import Settings
+from plumbline.serve.shared_cache import DAY, SharedCache
 from plumbline.serve.versions import Versions
 from plumbline.web.limits import Limit
 from plumbline.web.site import create_site
@@ -76,6 +77,7 @@ class Serving:
             metrics=metrics,
             guards=tuple(make_guards(settings.rails)),
             alike=Alike(store, self.versions, settings.similar) if settings.similar else None,
+            shared=shared_cache(settings, store.where),
         )
         self.app = create_app(self.service)
         self._beside: list[asyncio.Task[None]] = []
@@ -113,6 +115,8 @@ class Serving:
         await asyncio.gather(*self._beside, return_exceptions=True)
         await self.versions.close()
         await asyncio.to_thread(self.service.journal.close)
+        if self.service.shared is not None:
+            await self.service.shared.close()
 
     async def _sweep(self) -> None:
         """Removes exchanges that are older than they are kept."""
@@ -125,6 +129,14 @@ class Serving:
             else:
                 log.info("%d exchanges were older than %g days and are removed", gone, self.settings.keep_days)
             await asyncio.sleep(SWEEP)
+
+
+def shared_cache(settings: Settings, where: str) -> SharedCache | None:
+    """The cache that servers over one database share, where one is named."""
+    if not settings.cache_url:
+        return None
+    kept = int(DAY * settings.keep_days) or DAY
+    return SharedCache(settings.cache_url, where, seconds=min(kept, DAY))
 
 
 def create_app(service: Service) -> FastAPI:

@@ -36,6 +36,7 @@ from plumbline.serve.replies import Answer, Answered
 from plumbline.serve.requests import ApiError, Asked, characters
 from plumbline.serve.routing import routed
 from plumbline.serve.settings import Settings
+from plumbline.serve.shared_cache import SharedCache
 from plumbline.serve.versions import Versions
 from plumbline.serve.worker import as_prompt
 from plumbline.web.errors import Refusal
@@ -63,6 +64,8 @@ class Service:
     guards: tuple[Guard, ...] = ()
     alike: Alike | None = None
     """Questions that may get each other's answer, where that was asked for."""
+    shared: SharedCache | None = None
+    """Where several servers keep their answers, if they share them."""
     rail_seconds: float = 2.0
     """Longest that rails may take for one text; after that they are unavailable."""
 
@@ -143,9 +146,12 @@ class Service:
         """Puts the row of an answer on the disk; from then on it is one."""
         draft.handed = True
         draft.price(self.settings.prices)
-        await self.journal.write(draft.row("answered"))
+        row = draft.row("answered")
+        await self.journal.write(row)
         draft.status = "answered"
         self._charge(draft)
+        if self.shared is not None and row.cache_key is not None:
+            await self.shared.put(row)
 
     def _charge(self, draft: Draft) -> None:
         draft.price(self.settings.prices)
@@ -334,7 +340,7 @@ class Service:
         ):
             return None
         self._name_keys(draft, self.versions.pick(asked.model, draft.caller.user_id))
-        found, hit = await asyncio.to_thread(self.store.cached, str(draft.cache_key)), "yes"
+        found, hit = await self._kept(str(draft.cache_key)), "yes"
         if found is None and self.alike is not None and draft.alike_key is not None:
             found, hit = await self.alike.find(draft), "alike"
         said = [*draft.verdicts]
@@ -342,6 +348,11 @@ class Service:
             found, draft.verdicts = None, said
         self.metrics.add("plumbline_cache_total", hit="no" if found is None else hit)
         return found
+
+    async def _kept(self, cache_key: str) -> Exchange | None:
+        """The latest answer to the same request."""
+        found = None if self.shared is None else await self.shared.get(cache_key)
+        return found or await asyncio.to_thread(self.store.cached, cache_key)
 
     def _name_keys(self, draft: Draft, engine: Engine) -> None:
         """Notes what the same request would have, and one that differs in its last question alone."""
