@@ -163,6 +163,8 @@ def test_refusals_are_counted_before_after_and_where_they_are_wrong(tmp_path: Pa
         ("Ask her. Then go and", "Ask her."),
         ("Then go and", "Then go and"),
         ("Do this:\n1. Ask.\n2. Go.", "Do this:\n1. Ask.\n2. Go."),
+        ("Do this:\n1. Ask.\n2. Go and", "Do this:\n1. Ask."),
+        ("How many? 42.", "How many? 42."),
         ("Surely she knows.", "Surely she knows."),
         ("", ""),
     ],
@@ -335,6 +337,7 @@ class Ordered:
     """A judge that prefers by a key, and is swayed by the place as told."""
 
     name = "sage"
+    reads_both = True
 
     def __init__(self, key: Callable[[str], float], bias: float = 0.0) -> None:
         self.key, self.bias = key, bias

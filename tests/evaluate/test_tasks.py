@@ -317,6 +317,7 @@ def test_a_win_rate_is_against_a_model_or_a_reference(tmp_path: Path) -> None:
     done = run(ALL["win_rate"], mine, items, theirs, prefer=longer)
     (rate, *_) = done.measured
     assert (rate.value, rate.n) == (1, 8) and rate.change.other == 0 and rate.verdict == "better"
+    assert [each.metric for each in done.measured] == ["win_rate", "at_equal_length"]  # it sees no order to agree in
     done = run(ALL["win_rate"], theirs, items, prefer=longer)
     assert done.measured[0].value == 0 and done.measured[0].verdict == "worse"
     done = run(ALL["win_rate"], mine, items, mine, prefer=longer)
@@ -449,8 +450,10 @@ def test_models_that_cut_text_otherwise_are_compared_by_bytes(tmp_path: Path, ti
     by_name = {each.metric: each for each in found.evaluation.measured}
     assert by_name["bits_per_byte"].change is not None and by_name["perplexity"].change is None
     assert "perplexity is not compared" in found.notes[0] and "bits_per_byte compares them" in found.notes[0]
-    with pytest.raises(UserError, match="'kl' cannot be done: .* cut text into different tokens"):
+    one, two = Bench(str(tiny_llama), tmp_path / "a"), Bench(str(other), tmp_path / "b")
+    with pytest.raises(UserError, match="'kl' cannot be done: .* into different tokens.*bits_per_byte of perp"):
         evaluate(one, two, Order(tasks=("kl",), limit=2))
+    assert "likelihood" not in vars(one) and "likelihood" not in vars(two)  # said before any weights are read
 
 
 def test_perplexity_and_kl_of_a_tiny_model(tmp_path: Path, tiny_llama: Path) -> None:

@@ -97,7 +97,7 @@ def assistant(content: str) -> Message:
 
 
 def opening_grammar(openings: tuple[str, ...]) -> str:
-    """A grammar of one sentence that begins with one of the openings: what a weak critic goes on to say takes it back."""
+    """A grammar of one sentence that begins with an opening: what a weak critic goes on to say takes it back."""
     choices = " | ".join(json.dumps(f"{opening} ") for opening in openings)
     return f"start: opening rest\nopening: {choices}\nrest: /[^\\n.!?]{{4,}}[.!?]/"
 
@@ -124,11 +124,14 @@ def stripped(text: str) -> str:
 
 
 def whole(text: str) -> str:
-    """The text without repeated sentences, and without a last one that has no end where another stands before it."""
+    """The text without repeated sentences, and without a last one that has no end where another stands before it, nor
+    the number before that one in a list."""
     pieces = re.split(r"(?<=[.!?])(\s+)", text)
     sentences, gaps = pieces[::2], ["", *pieces[1::2]]
     if len(sentences) > 1 and not re.search(r"""[.!?:;)\]"'`*]$""", sentences[-1]):
         sentences = sentences[:-1]
+        while len(sentences) > 1 and re.fullmatch(r"\d+[.)]", sentences[-1]):
+            sentences = sentences[:-1]
     seen: set[str] = set()
     kept = ""
     for gap, sentence in zip(gaps, sentences, strict=False):

@@ -27,6 +27,7 @@ from plumbline.models.preference import Case as Pair
 from plumbline.models.preference import Criterion, Prefer, Verdict
 from plumbline.models.resolve import Source, resolve
 from plumbline.models.score import plain_text
+from plumbline.models.tokenizer import Tokenizer
 from plumbline.project import file_digest
 from plumbline.records import read_jsonl, write_jsonl
 
@@ -100,8 +101,10 @@ class Bench:
         return Likelihood(self.source.folder)
 
     def cuts_like(self, other: Bench) -> bool:
-        """Whether both models' tokenizers are the same."""
-        return same_tokens(self.likelihood.tokenizer, other.likelihood.tokenizer)
+        """Whether both models' tokenizers are the same; both run here. No weights are read for it."""
+        mine, theirs = self.source.folder, other.source.folder
+        assert mine is not None and theirs is not None, (self.name, other.name)
+        return same_tokens(Tokenizer(mine), Tokenizer(theirs))
 
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[str]:
         """The first answer to each prompt; `samples` gives all."""

@@ -99,7 +99,7 @@ def win(bench: Bench, items: Sequence[Asked], setting: Setting) -> list[Outcome]
             values={
                 "points": said.points,
                 "longer": float(len(own) - len(other)),
-                "agreed": float(said.winner != "tie"),
+                **({"agreed": float(said.winner != "tie")} if setting.prefer.reads_both else {}),
             },
             beside=other,
             note=f"{VERDICTS[said.points]} against {who} ({said.margin:+.2f})",

@@ -100,6 +100,8 @@ class Prefer(Protocol):
     """Cases in, one verdict for each out."""
 
     name: str
+    reads_both: bool
+    """Whether it sees both answers together, so that their order may sway it."""
 
     def __call__(self, cases: Sequence[Case], criterion: Criterion) -> list[Verdict]: ...
 
@@ -120,6 +122,8 @@ Answer B: {second}
 
 class Spoken:
     """A `Prefer` from any `Generate`: it is told the question and says A or B."""
+
+    reads_both = True
 
     def __init__(self, generate: Generate, *, name: str | None = None) -> None:
         self.generate = generate
@@ -167,6 +171,8 @@ def named_letter(reply: str) -> Literal["A", "B"] | None:
 
 class Paired:
     """A `Prefer` by the labels A and B of a local model that reads both answers."""
+
+    reads_both = True
 
     def __init__(
         self,
@@ -216,6 +222,8 @@ def pair_question(criterion: Criterion, letters: tuple[str, str] = ("A", "B")) -
 class Alone:
     """A `Prefer` by a local model that reads one answer at a time; the order cannot sway it."""
 
+    reads_both = False
+
     def __init__(self, folder: str | Path, *, name: str | None = None, device: str = "auto") -> None:
         self.name = name or f"{Path(folder).name}, judging one at a time"
         self.folder, self.device = folder, device
@@ -251,6 +259,8 @@ def alone_question(criterion: Criterion) -> Question:
 
 class Scored:
     """A `Prefer` by a scorer: the answer with the higher score is better, whatever the criterion."""
+
+    reads_both = False
 
     def __init__(self, score: Score, *, name: str | None = None) -> None:
         self.score = score
