@@ -39,7 +39,7 @@ def test_a_key_is_made_listed_and_revoked(project: Project, plumb: Plumb) -> Non
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["add", "shop", "--scope", "fly"], "give some of chat, feedback, manage, admin"),
+        (["add", "shop", "--scope", "fly"], "give some of chat, feedback, label, manage, admin"),
         (["add", "shop", "--requests", "0"], "requests_a_minute is 0"),
         (["add", "a/b"], "a slash parts it from its users"),
         (["revoke", "nope"], "there is no key 'nope': `plumb keys list` shows them"),

@@ -29,7 +29,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Whose key it is. A second one of the same name can take its place.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", help="What it may: chat, feedback, manage or admin. May be given again."),
+        typer.Option("--scope", help="What it may: chat, feedback, label, manage or admin. May be given again."),
     ] = None,
     days: Annotated[float | None, typer.Option("--days", help="How long it works; for good unless given.")] = None,
     requests: Annotated[int | None, typer.Option("--requests", help="Requests a minute.")] = None,

@@ -16,9 +16,9 @@ from plumbline.feedback.database import Database
 from plumbline.feedback.sets import checked_id
 from plumbline.feedback.sign_in import hashed
 
-Scope = Literal["chat", "feedback", "manage", "admin"]
+Scope = Literal["chat", "feedback", "label", "manage", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""Ask the model; say what one thinks of an answer; read the metrics; all of it."""
+"""Ask the model; say what one thinks of an answer; rank the project's sets; read the metrics; all of it."""
 PREFIX = "plumb"
 RESERVED = ("local", "playground")
 """Whose exchanges those are that came without a key: of this machine, and of the visitors of the playground."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from plumbline.serve import feedback, openapi, replies
+from plumbline.serve import feedback, label, openapi, replies
 from plumbline.serve.draft import Begun, Happened, Text
 from plumbline.serve.keys import Caller
 from plumbline.serve.metrics import KIND
 from plumbline.serve.replies import Answered, Pieces
-from plumbline.serve.requests import ApiError, Asked, Chat, Completions, Embeddings, read
+from plumbline.serve.requests import ApiError, Asked, B, Chat, Completions, Embeddings, read
 from plumbline.serve.service import Service
 from plumbline.web.errors import Refusal, request_id
 
@@ -42,6 +42,9 @@ def add_api(app: FastAPI) -> None:
         ("/v1/models", models, "GET"),
         ("/v1/embeddings", embeddings, "POST"),
         ("/v1/feedback", said, "POST"),
+        ("/v1/label/claim", claim, "POST"),
+        ("/v1/label/rank", rank, "POST"),
+        ("/v1/label/skip", skip, "POST"),
         ("/v1/completions", completions, "POST"),
         ("/v1/chat/completions", chat, "POST"),
     ):
@@ -184,6 +187,29 @@ async def said(request: Request) -> Response:
     caller = await service.keys.caller(request, "feedback")
     given = read(feedback.Said, await body_of(request))
     return as_json(await feedback.take(service, caller, given))
+
+
+async def claim(request: Request) -> Response:
+    """A set to rank."""
+    return await labelled(request, label.Claiming, label.claim)
+
+
+async def rank(request: Request) -> Response:
+    """What somebody says of it."""
+    return await labelled(request, label.Ranked, label.rank)
+
+
+async def skip(request: Request) -> Response:
+    """That somebody does not rank it."""
+    return await labelled(request, label.Skipped, label.skip)
+
+
+async def labelled(
+    request: Request, kind: type[B], act: Callable[[Service, Caller, B], Awaitable[dict[str, Any]]]
+) -> Response:
+    service = service_of(request)
+    caller = await service.keys.caller(request, "label")
+    return as_json(await act(service, caller, read(kind, await body_of(request))))
 
 
 async def models(request: Request) -> Response:

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 from plumbline import __version__
 from plumbline.serve import shapes
 from plumbline.serve.feedback import Said
+from plumbline.serve.label import Claiming, Ranked, Skipped
 from plumbline.serve.requests import Chat, Completions, Embeddings
 
 WHERE = "#/components/schemas/{model}"
@@ -83,6 +84,9 @@ OPERATIONS = (
         Said,
         scope="feedback",
     ),
+    Operation("claim", "/v1/label/claim", "Get a set to rank", shapes.Claim, BODY, Claiming, scope="label"),
+    Operation("rank", "/v1/label/rank", "Rank a set", shapes.Ranking, BODY, Ranked, scope="label"),
+    Operation("skip", "/v1/label/skip", "Give a set back", shapes.Skip, BODY, Skipped, scope="label"),
     Operation("models", "/v1/models", "List what is served", shapes.ModelList, ANY),
     Operation("model", "/v1/models/{model}", "Look at one model", shapes.Model, (404, *ANY)),
 )

@@ -189,6 +189,52 @@ class Stored(Shape):
     stored: Literal[True]
 
 
+class Turn(Shape):
+    role: str
+    content: str
+
+
+class Candidate(Shape):
+    place: Annotated[int, Field(description="By which ranks name it.")]
+    text: str
+
+
+class Instruction(Shape):
+    criterion: str
+    version: int
+    text: str
+
+
+class ToRank(Shape):
+    set_id: str
+    again: Annotated[bool, Field(description="This labeler has ranked it before.")]
+    prompt: list[Turn]
+    answers: Annotated[list[Candidate], Field(description="In the order in which to show them.")]
+    instruction: Instruction
+
+
+class Claim(Shape):
+    object: Literal["claim"]
+    set: ToRank | None
+
+
+class Ranking(Shape):
+    """A ranking is on the disk."""
+
+    object: Literal["ranking"]
+    set_id: str
+    stored: Literal[True]
+    replayed: Annotated[bool, Field(description="It was there already.")]
+
+
+class Skip(Shape):
+    """A set was given back for good."""
+
+    object: Literal["skip"]
+    set_id: str
+    stored: Literal[True]
+
+
 class Fault(Shape):
     message: str
     type: str
