@@ -125,7 +125,7 @@ def steps(size: Size) -> tuple[Step, ...]:
             (
                 "plumb train ppo --data data/prompts.jsonl --model sft@1 --reward reward@1 --out runs/policy "
                 f"--iterations {size.iterations} --prompts {size.prompts} --samples 4 --passes 2 --max-new-tokens 40 "
-                f"--lr 5e-4 --beta 0.05 --every 4 {top}",
+                f"--lr 2e-4 --beta 0.05 --every 4 {top}",
             ),
         ),
         Step(
