@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
     from plumbline.models.heads import ScalarHead
 
-REFERENCES = 256
-"""Sets whose answers decide where the rewards' zero lies and how wide they spread."""
+REFERENCES = 64
+"""Sets whose answers decide where the rewards' zero lies and how wide they spread: enough for a tenth of the spread."""
 
 
 @dataclass(frozen=True)
