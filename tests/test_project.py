@@ -81,7 +81,7 @@ def test_no_project_is_said(tmp_path: Path) -> None:
         (
             b"[serve]\nport = 1",
             "has `serve`, which is no setting: there are `model`, `embedder`, `criterion`, `database`, `cache`, "
-            "`similar`, `guarded`, `route`, `prices`",
+            "`traces`, `similar`, `guarded`, `route`, `prices`",
         ),
         (b"model = 5", "sets `model` to 5: it must be text in quotes"),
         (b"similar = true", "sets `similar` to True: it must be a number"),

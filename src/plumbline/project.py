@@ -54,6 +54,8 @@ class Config:
     """The URL of the database that keeps what people say; `plumb.db` in this folder unless it is named."""
     cache: str = ""
     """The URL of a Redis in which servers over one database share their answers at temperature 0; "" shares none."""
+    traces: str = ""
+    """The URL of a collector that is told of a server's requests as spans of OpenTelemetry; "" tells none."""
     similar: float = 0.0
     """From which cosine on a question gets the stored answer of one that is alike; 0 gives it to none."""
     guarded: tuple[str, ...] = ()
@@ -84,6 +86,9 @@ database = ""
 
 # The URL of a Redis, redis://127.0.0.1:6379/0 say, in which servers over one database share answers at temperature 0.
 cache = ""
+
+# The URL of a collector, http://127.0.0.1:4318 say, that is told of a server's requests as spans of OpenTelemetry.
+traces = ""
 
 # From which cosine on (0.97, say) a question gets the stored answer of one that is alike; 0 gives it to none.
 similar = 0.0

@@ -93,6 +93,7 @@ def serve(
         cache=cache,
         similar=config.similar,
         cache_url=config.cache,
+        traces=config.traces,
         route=read_route(config.route),
         prices=read_prices(config.prices),
     )

@@ -10,6 +10,7 @@ openapi.py      that document: what may be asked, and what comes back
 tools.py        calls of tools by a model that only writes text
 service.py      the way of a request: key, rails, place, engine, row
 draft.py        a request while it is answered, and the row that it becomes
+traces.py       requests as spans of OpenTelemetry
 shared_cache.py  answers that several servers share in Redis
 alike.py        questions that get the answer of an earlier one
 keys.py         who asks, what they may, how much

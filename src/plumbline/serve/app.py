@@ -39,6 +39,7 @@ from plumbline.serve.requests import ApiError
 from plumbline.serve.service import Service, refusal_of
 from plumbline.serve.settings import Settings
 from plumbline.serve.shared_cache import DAY, SharedCache
+from plumbline.serve.traces import open_traces
 from plumbline.serve.versions import Versions
 from plumbline.web.limits import Limit
 from plumbline.web.site import create_site
@@ -78,6 +79,7 @@ class Serving:
             guards=tuple(make_guards(settings.rails)),
             alike=Alike(store, self.versions, settings.similar) if settings.similar else None,
             shared=shared_cache(settings, store.where),
+            traces=open_traces(settings.traces) if settings.traces else None,
         )
         self.app = create_app(self.service)
         self._beside: list[asyncio.Task[None]] = []
@@ -117,6 +119,8 @@ class Serving:
         await asyncio.to_thread(self.service.journal.close)
         if self.service.shared is not None:
             await self.service.shared.close()
+        if self.service.traces is not None:
+            await asyncio.to_thread(self.service.traces.close)
 
     async def _sweep(self) -> None:
         """Removes exchanges that are older than they are kept."""

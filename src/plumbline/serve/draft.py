@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -69,6 +71,9 @@ class Draft:
     spent: float = 0.0
     """What was paid for answers that were not given."""
     cost: float = 0.0
+    began: int = field(default_factory=time.time_ns)
+    steps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """When each step began and ended, in nanoseconds since 1970."""
     status: Status = "cancelled"
     """Unless something else becomes of it."""
     fault: str | None = None
@@ -98,6 +103,15 @@ class Draft:
         """Reckons what it costs."""
         now = 0.0 if self.cached else cost_of(prices, self.version, self.prompt_tokens, self.completion_tokens)
         self.cost = self.spent + now
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Notes when a step begins and ends; of one that is taken several times, the first beginning and last end."""
+        begin = time.time_ns()
+        try:
+            yield
+        finally:
+            self.steps[name] = (self.steps.get(name, (begin, 0))[0], time.time_ns())
 
     def row(self, status: Status) -> Exchange:
         """The exchange as it is stored. Without content, numbers and names of ours are all that stays of it."""

@@ -39,6 +39,8 @@ class Caller:
 
     key: ApiKey
     user: str = ""
+    traceparent: str = ""
+    """The span of the caller's own, below which ours are told."""
 
     @property
     def tenant(self) -> str:
@@ -75,9 +77,10 @@ class Keys:
     async def caller(self, request: Request, scope: Scope) -> Caller:
         """Whose request it is; a refusal where they may not."""
         check_origin(request)
+        traceparent = request.headers.get("traceparent", "")
         if not self.needed:
             check_host(request)
-            return Caller(LOCAL)
+            return Caller(LOCAL, traceparent=traceparent)
         key = await self.find(secret_of(request))
         if key is None:
             # Only now: behind one address there may be a guesser and everybody else.
@@ -88,7 +91,7 @@ class Keys:
         if not key.may(scope):
             said = f"This key may {', '.join(sorted(key.scopes))}, and this takes the scope {scope!r}."
             raise ApiError(403, said, code="insufficient_scope")
-        return Caller(key)
+        return Caller(key, traceparent=traceparent)
 
     async def find(self, secret: str) -> ApiKey | None:
         """The key of this secret, if it works now."""

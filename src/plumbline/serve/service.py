@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from secrets import token_hex
 from typing import Any
@@ -37,6 +37,7 @@ from plumbline.serve.requests import ApiError, Asked, characters
 from plumbline.serve.routing import routed
 from plumbline.serve.settings import Settings
 from plumbline.serve.shared_cache import SharedCache
+from plumbline.serve.traces import Traces
 from plumbline.serve.versions import Versions
 from plumbline.serve.worker import as_prompt
 from plumbline.web.errors import Refusal
@@ -64,6 +65,8 @@ class Service:
     guards: tuple[Guard, ...] = ()
     alike: Alike | None = None
     """Questions that may get each other's answer, where that was asked for."""
+    traces: Traces | None = None
+    """Who is told of requests as spans."""
     shared: SharedCache | None = None
     """Where several servers keep their answers, if they share them."""
     rail_seconds: float = 2.0
@@ -82,11 +85,12 @@ class Service:
         """A vector for each prompt, and the request's row as it is on the disk."""
         draft = self._draft(asked, caller)
         async with self._recorded(draft):
-            draft.asked = asked = await self._let_in(draft)
+            with draft.step("guard"):
+                draft.asked = asked = await self._let_in(draft)
             engine = await self.versions.embedder(asked.model)
             draft.version = engine.name
             texts, vectors = [prompt["text"] for prompt in asked.prompts], list[list[float]]()
-            async with self.line.place(caller.tenant, 1, size):
+            async with self._place(draft, 1, size):
                 deadline = asyncio.get_running_loop().time() + self.settings.limit
                 for begin in range(0, len(texts), TEXTS):
                     piece = await engine.whole({"do": "embed", "texts": texts[begin : begin + TEXTS]}, deadline)
@@ -141,13 +145,16 @@ class Service:
                 if not turned_away and not draft.handed:
                     self.journal.note(draft.row(draft.status))
             self._count(draft)
+            if self.traces is not None:
+                self.traces.tell(draft)
 
     async def _store(self, draft: Draft) -> None:
         """Puts the row of an answer on the disk; from then on it is one."""
         draft.handed = True
         draft.price(self.settings.prices)
         row = draft.row("answered")
-        await self.journal.write(row)
+        with draft.step("store"):
+            await self.journal.write(row)
         draft.status = "answered"
         self._charge(draft)
         if self.shared is not None and row.cache_key is not None:
@@ -158,12 +165,13 @@ class Service:
         self.keys.charge(draft.caller.key, 0 if draft.cached else draft.prompt_tokens + draft.completion_tokens)
 
     async def _through(self, draft: Draft, size: int) -> AsyncGenerator[Happened, None]:
-        draft.asked = asked = await self._let_in(draft)
+        with draft.step("guard"):
+            draft.asked = asked = await self._let_in(draft)
         route = self.versions.route_of(asked.model)
         draft.alias = "" if route is None else route.name
         found = await self._cached(draft)
         if found is None:
-            async with self.line.place(draft.caller.tenant, asked.rows, size):
+            async with self._place(draft, asked.rows, size):
                 engine = self.versions.pick(asked.model, draft.caller.user_id)
                 with engine.in_use():
                     draft.version = engine.name
@@ -189,6 +197,15 @@ class Service:
             cached=draft.cached is not None,
             route=draft.route.get("to", ""),
         )
+
+    @asynccontextmanager
+    async def _place(self, draft: Draft, rows: int, size: int) -> AsyncIterator[None]:
+        """A place in the engine, when it is this request's turn."""
+        async with AsyncExitStack() as place:
+            with draft.step("queue"):
+                await place.enter_async_context(self.line.place(draft.caller.tenant, rows, size))
+            with draft.step("engine"):
+                yield
 
     # ---- rails
 
@@ -252,7 +269,8 @@ class Service:
         if not self.guards:
             return text
         size = len(draft.text) + len(text)
-        out: str = await self._rails("output", size, lambda: held.add(text) + (held.end() if ends else ""))
+        with draft.step("guard output"):
+            out: str = await self._rails("output", size, lambda: held.add(text) + (held.end() if ends else ""))
         if held.stopped is not None and held.stopped.outcome == "unavailable":
             raise Blocked(held.stopped)
         if ends or held.stopped is not None:
@@ -340,9 +358,10 @@ class Service:
         ):
             return None
         self._name_keys(draft, self.versions.pick(asked.model, draft.caller.user_id))
-        found, hit = await self._kept(str(draft.cache_key)), "yes"
-        if found is None and self.alike is not None and draft.alike_key is not None:
-            found, hit = await self.alike.find(draft), "alike"
+        with draft.step("cache"):
+            found, hit = await self._kept(str(draft.cache_key)), "yes"
+            if found is None and self.alike is not None and draft.alike_key is not None:
+                found, hit = await self.alike.find(draft), "alike"
         said = [*draft.verdicts]
         if found is not None and not await self._passes_now(draft, found):
             found, draft.verdicts = None, said

@@ -43,6 +43,8 @@ class Settings:
     """Whether an answer at temperature 0 is given again to the same request of the same key."""
     similar: float = 0.0
     """From which cosine on it is also given to a question that is alike; 0 gives it to none."""
+    traces: str = ""
+    """The collector that is told of requests as spans; "" tells none."""
     cache_url: str = ""
     """The Redis in which servers share those answers; "" keeps them in the database alone."""
     route: Route | None = None
