@@ -13,7 +13,7 @@ import pytest
 from typer.testing import Result
 
 from plumbline.cli.demo.panel import SIMULATED, panel
-from plumbline.cli.demo.steps import DATA, EXAMPLES, FAST, FULL, slice_of, steps, write_data
+from plumbline.cli.demo.steps import DATA, EXAMPLES, FAST, FULL, balanced, slice_of, steps, write_data
 from plumbline.cli.demo.story import STATE, Step, Story
 from plumbline.cli.main import load_command
 from plumbline.errors import UserError
@@ -92,6 +92,14 @@ def test_a_simulated_labeler_errs_as_often_as_it_says() -> None:
 def test_a_slice_is_spread_over_everything() -> None:
     assert slice_of(list(range(10)), 5) == [0, 2, 4, 6, 8]
     assert slice_of([1, 2], 5) == [1, 2]
+
+
+def test_half_of_the_refusals_and_the_look_alikes_twice() -> None:
+    shown = list(read_jsonl(DATA / "demonstrations.jsonl", Demonstration))
+    kinds = [Counter(each.prompt_id.split("-")[0] for each in part) for part in (shown, balanced(shown))]
+    assert kinds[0]["harm"] == 60 and kinds[1]["harm"] == 30
+    assert kinds[0]["fine"] == 66 and kinds[1]["fine"] == 132
+    assert all(kinds[0][kind] == kinds[1][kind] for kind in ("helpful", "honest", "play", "joke"))
 
 
 def test_the_fast_slice_is_a_part_of_the_whole(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Go round the whole circle with the bundled model: people's rankings make it better, and you watch.
 
-    Untuned answers, rankings, agreement, training, audit, evaluation, promotion, a server: about six minutes on two
+    Untuned answers, rankings, agreement, training, audit, evaluation, promotion, a server: about nine minutes on two
     cores, without a network. Every step is a command that is shown before it runs. Stopped at any time, the same
     command goes on.
     """

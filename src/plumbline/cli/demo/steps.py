@@ -6,12 +6,15 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from plumbline.cli.demo.panel import SIMULATED, panel
 from plumbline.cli.demo.story import Step, rows_of
 from plumbline.cli.loading import DEFAULT
 from plumbline.cli.terminal import screen
+
+if TYPE_CHECKING:
+    from plumbline.records import Demonstration
 
 DATA = Path(__file__).parent / "data"
 EXAMPLES = (
@@ -41,7 +44,7 @@ class Size:
     """Items of each task."""
 
 
-FULL = Size(demonstrations=10_000, sets=10_000, sft_epochs=2, reward_epochs=1, iterations=8, prompts=8, judged=32)
+FULL = Size(demonstrations=10_000, sets=10_000, sft_epochs=3, reward_epochs=1, iterations=6, prompts=8, judged=32)
 FAST = Size(demonstrations=48, sets=32, sft_epochs=1, reward_epochs=1, iterations=2, prompts=4, judged=8)
 
 
@@ -92,7 +95,8 @@ def steps(size: Size) -> tuple[Step, ...]:
         Step(
             "sft",
             "Show it how: supervised fine-tuning",
-            "Good answers that people wrote. The model learns to write like that.",
+            "Good answers, written for this. Of the refusals only every second one, and each harmless look-alike twice: with "
+            "all of them once it declined nine of ten harmless requests that only look harmful.",
             (
                 f"plumb train sft --data data/demonstrations.jsonl --model {DEFAULT} --out runs/sft "
                 f"--epochs {size.sft_epochs} --lr 1e-3 {top}",
@@ -192,9 +196,16 @@ def write_data(folder: Path, size: Size) -> None:
         shutil.copyfile(DATA / name, place / name)
     ranked = slice_of(list(read_jsonl(DATA / "rankings.jsonl", Ranking)), size.sets)
     write_jsonl(place / "rankings.jsonl", panel(ranked))
-    shown = slice_of(list(read_jsonl(DATA / "demonstrations.jsonl", Demonstration)), size.demonstrations)
-    write_jsonl(place / "demonstrations.jsonl", shown)
+    shown = balanced(list(read_jsonl(DATA / "demonstrations.jsonl", Demonstration)))
+    write_jsonl(place / "demonstrations.jsonl", slice_of(shown, size.demonstrations))
     write_jsonl(place / "prompts.jsonl", list(read_jsonl(DATA / "prompts.jsonl", PromptRecord)))
+
+
+def balanced(shown: list[Demonstration]) -> list[Demonstration]:
+    """Every second refusal, and twice each harmless request that looks harmful; all others once."""
+    kinds = {kind: [each for each in shown if each.prompt_id.startswith(kind)] for kind in ("harm", "fine")}
+    left_out = {each.prompt_id for each in kinds["harm"][1::2]}
+    return [each for each in shown if each.prompt_id not in left_out] + kinds["fine"]
 
 
 def slice_of(items: list[T], most: int) -> list[T]:
