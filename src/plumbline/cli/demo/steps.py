@@ -95,8 +95,8 @@ def steps(size: Size) -> tuple[Step, ...]:
         Step(
             "sft",
             "Show it how: supervised fine-tuning",
-            "Good answers, written for this. Of the refusals only every second one, and each harmless look-alike twice: with "
-            "all of them once it declined nine of ten harmless requests that only look harmful.",
+            "Good answers, written for this. Of the refusals only every second one, and each harmless look-alike twice: "
+            "with all of them once it declined nine of ten harmless requests that only look harmful.",
             (
                 f"plumb train sft --data data/demonstrations.jsonl --model {DEFAULT} --out runs/sft "
                 f"--epochs {size.sft_epochs} --lr 1e-3 {top}",
