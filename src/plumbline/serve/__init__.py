@@ -22,6 +22,7 @@ route.py        which requests are hard enough for a larger model, and what each
 routing.py      the way of a request that is routed
 journal.py      the one thread that writes
 feedback.py     what people say of an answer
+label.py        ranking over the API
 metrics.py      what Prometheus reads
 playground.py   people who try the model
 traffic.py      the page that shows what it does
