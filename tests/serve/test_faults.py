@@ -160,7 +160,9 @@ def test_a_second_header_on_the_same_connection_may_not_trickle_either(
     with connected(server) as link:
         for _ in range(2):
             link.sendall(b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            assert b" 200 " in link.recv(65536)
+            listed = b""
+            while not listed.endswith(b"]}"):
+                listed += link.recv(65536)
         link.sendall(b"GET /v1/models HTTP/1.1\r\nHost: 127")
         assert link.recv(65536) == b""
     assert message_of(server.ask()) == WHO
