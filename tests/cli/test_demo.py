@@ -178,8 +178,8 @@ def test_one_folder_holds_one_demo(plumb: Plumb, tmp_path: Path) -> None:
     result = plumb("demo", "mine")
     assert result.exit_code == 2 and "holds other things" in result.stderr
     with Story(tmp_path / "demo", FAST).told():
-        result = plumb("demo", "demo", "--fast")
-        assert result.exit_code == 2 and "a demo runs in" in result.stderr
+        result = plumb("demo", tmp_path / "demo", "--fast")
+        assert result.exit_code == 2 and "a demo is running in" in result.stderr
     result = plumb("demo", "demo")
     assert result.exit_code == 2 and "was begun with other sizes" in result.stderr
 

@@ -114,7 +114,10 @@ def test_a_revoked_key_stays_in_the_list(store: Store, clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"scopes": ["chat", "fly"]}, r"the scopes are \['chat', 'fly'\]: give some of chat, feedback, label, manage, admin"),
+        (
+            {"scopes": ["chat", "fly"]},
+            r"the scopes are \['chat', 'fly'\]: give some of chat, feedback, label, manage, admin",
+        ),
         ({"scopes": []}, "the scopes are"),
         ({"at_once": 0}, "at_once is 0: a limit is at least 1"),
         ({"name": ""}, "the name is ''"),

@@ -49,7 +49,7 @@ def test_where_keys_are_needed_nobody_without_one_reads_names_and_paths(
     server = serve(script, keys=True)
     server.store.add_key("shop")
     assert server.http.get(f"{server.address}/health").json()["status"] == "ok"
-    server.serving.versions.fault = "the promotion changes nothing: '/home/ann/models' is damaged"
+    server.serving.versions.fault = "the promotion changes nothing: '/srv/ann/models' is damaged"
     health = server.http.get(f"{server.address}/health")
     assert health.json()["status"] == "degraded"
-    assert "/home/ann" not in health.text and "script" not in health.text
+    assert "/srv/ann" not in health.text and "script" not in health.text

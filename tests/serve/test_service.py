@@ -275,7 +275,7 @@ def test_a_database_that_fails_is_no_fault_of_the_client(
     key, _ = server.store.add_key("shop")
 
     def fails(*given: Any, **more: Any) -> Any:
-        raise DatabaseFailed("the database '/home/ann/plumb.db' failed: database is locked")
+        raise DatabaseFailed("the database '/srv/ann/plumb.db' failed: database is locked")
 
     monkeypatch.setattr(server.store, where, fails)
     refused = server.post(path, body, key)

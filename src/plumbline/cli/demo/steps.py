@@ -16,7 +16,7 @@ from plumbline.cli.terminal import screen
 if TYPE_CHECKING:
     from plumbline.records import Demonstration
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent
 EXAMPLES = (
     "My house is too hot. What can I do?",
     "Knock, knock",
@@ -45,13 +45,16 @@ class Size:
 
 
 FULL = Size(demonstrations=10_000, sets=10_000, sft_epochs=3, reward_epochs=1, iterations=6, prompts=8, judged=32)
-FAST = Size(demonstrations=48, sets=32, sft_epochs=1, reward_epochs=1, iterations=2, prompts=4, judged=8)
+FAST = Size(demonstrations=48, sets=32, sft_epochs=1, reward_epochs=1, iterations=6, prompts=2, judged=8)
 
 
 def steps(size: Size) -> tuple[Step, ...]:
     """The circle, once round."""
-    top = f"--top-layers {TOP}"
-    judged = f"--limit {size.judged}"
+    return (*asking(), *hearing(size), *learning(size), *doing(size), *showing())
+
+
+def asking() -> tuple[Step, ...]:
+    """The model as it is, and several answers to each prompt."""
     return (
         Step(
             "project",
@@ -78,6 +81,12 @@ def steps(size: Size) -> tuple[Step, ...]:
                 "plumb feedback import live.jsonl",
             ),
         ),
+    )
+
+
+def hearing(size: Size) -> tuple[Step, ...]:
+    """What people say of answers, here from the frozen rankings."""
+    return (
         Step(
             "rankings",
             "Rankings come in",
@@ -92,14 +101,20 @@ def steps(size: Size) -> tuple[Step, ...]:
             ),
             before=partial(write_data, size=size),
         ),
+    )
+
+
+def learning(size: Size) -> tuple[Step, ...]:
+    """From demonstrations and rankings to a model and a reward."""
+    return (
         Step(
             "sft",
             "Show it how: supervised fine-tuning",
-            "Good answers, written for this. Of the refusals only every second one, and each harmless look-alike twice: "
-            "with all of them once it declined nine of ten harmless requests that only look harmful.",
+            "Good answers, written for this: of the refusals only every second, each harmless look-alike twice. "
+            "With all of them once it declined nine of ten harmless requests that only look harmful.",
             (
                 f"plumb train sft --data data/demonstrations.jsonl --model {DEFAULT} --out runs/sft "
-                f"--epochs {size.sft_epochs} --lr 1e-3 {top}",
+                f"--epochs {size.sft_epochs} --lr 1e-3 --top-layers {TOP}",
             ),
         ),
         Step(
@@ -108,7 +123,7 @@ def steps(size: Size) -> tuple[Step, ...]:
             "From rankings to a number for any answer. On sets that it never saw it has to agree with people.",
             (
                 f"plumb train reward --data ranked.jsonl --model sft@1 --out runs/reward --held-out 0.25 "
-                f"--epochs {size.reward_epochs} --lr 5e-4 {top}",
+                f"--epochs {size.reward_epochs} --lr 5e-4 --top-layers {TOP}",
             ),
         ),
         Step(
@@ -116,11 +131,17 @@ def steps(size: Size) -> tuple[Step, ...]:
             "Is it better? Measure, then put it in force",
             "On requests that no training saw: what it declines, and what it declines for no reason.",
             (
-                f"plumb evaluate sft@1 --against {DEFAULT} --tasks refusal,win_rate {judged} "
+                f"plumb evaluate sft@1 --against {DEFAULT} --tasks refusal,win_rate --limit {size.judged} "
                 "--reward reward@1 --data win_rate=data/heldout.jsonl",
                 "plumb promote sft@1",
             ),
         ),
+    )
+
+
+def doing(size: Size) -> tuple[Step, ...]:
+    """From the reward to a policy that is audited and has to pass the gate."""
+    return (
         Step(
             "policy",
             "Learn by doing: PPO, held back by KL",
@@ -129,7 +150,7 @@ def steps(size: Size) -> tuple[Step, ...]:
             (
                 "plumb train ppo --data data/prompts.jsonl --model sft@1 --reward reward@1 --out runs/policy "
                 f"--iterations {size.iterations} --prompts {size.prompts} --samples 4 --passes 2 --max-new-tokens 40 "
-                f"--lr 2e-4 --beta 0.05 --every 4 {top}",
+                f"--lr 2e-4 --beta 0.05 --every 4 --top-layers {TOP}",
             ),
         ),
         Step(
@@ -143,12 +164,18 @@ def steps(size: Size) -> tuple[Step, ...]:
             "Measure again, and pass the gate",
             "The gate compares with what is served. A version that is worse on what plumb.toml guards stays outside.",
             (
-                f"plumb evaluate policy@1 --against sft@1 --tasks refusal,win_rate {judged} "
+                f"plumb evaluate policy@1 --against sft@1 --tasks refusal,win_rate --limit {size.judged} "
                 "--reward reward@1 --data win_rate=data/heldout.jsonl",
                 "plumb promote policy@1",
             ),
             may_refuse="So sft@1 stays in force. That is what the gate is for.",
         ),
+    )
+
+
+def showing() -> tuple[Step, ...]:
+    """What there is in the end."""
+    return (
         Step(
             "export",
             "Take your data with you",
@@ -196,8 +223,8 @@ def write_data(folder: Path, size: Size) -> None:
         shutil.copyfile(DATA / name, place / name)
     ranked = slice_of(list(read_jsonl(DATA / "rankings.jsonl", Ranking)), size.sets)
     write_jsonl(place / "rankings.jsonl", panel(ranked))
-    shown = balanced(list(read_jsonl(DATA / "demonstrations.jsonl", Demonstration)))
-    write_jsonl(place / "demonstrations.jsonl", slice_of(shown, size.demonstrations))
+    shown = slice_of(balanced(list(read_jsonl(DATA / "demonstrations.jsonl", Demonstration))), size.demonstrations)
+    write_jsonl(place / "demonstrations.jsonl", shown)
     write_jsonl(place / "prompts.jsonl", list(read_jsonl(DATA / "prompts.jsonl", PromptRecord)))
 
 
