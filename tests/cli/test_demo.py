@@ -185,8 +185,10 @@ def test_one_folder_holds_one_demo(plumb: Plumb, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.model
-def test_the_small_slice_goes_round(plumb: Plumb, smollm2: object) -> None:
+def test_the_small_slice_goes_round(plumb: Plumb, stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step, with the tiny Llama in the bundled model's place: its answers are noise, what happens is the same."""
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(stand_in))
+    monkeypatch.setattr("plumbline.cli.demo.steps.TOP", 1)  # of its two layers
     result = plumb("demo", "--fast", "--no-serve")
     assert result.exit_code == 0, result.stderr
     shown = " ".join(result.stdout.split())
@@ -195,3 +197,5 @@ def test_the_small_slice_goes_round(plumb: Plumb, smollm2: object) -> None:
     assert "tells the two apart" in shown and "In force:" in shown
     assert all(Path("plumb-demo-fast", each).is_file() for each in ("runs/policy/index.html", "data/card.md"))
     assert all(example in shown for example in EXAMPLES)
+    again = plumb("demo", "--fast", "--no-serve")
+    assert again.exit_code == 0 and again.stderr.count("done before") == len(steps(FAST))

@@ -47,7 +47,7 @@ def test_help_names_every_setting_and_its_default(plumb: Plumb, method: str) -> 
     assert shown.exit_code == 0
     text = " ".join(shown.stdout.split())
     for field in settings_of(method).values():
-        assert field.flag in text and " ".join(field.help.split())[:40] in text
+        assert field.flag.replace("/", " / ") in text and " ".join(field.help.split())[:40] in text
     assert text.index("--data") < text.index("--config") < text.index("--epochs")
 
 

@@ -37,7 +37,9 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "demo": Entry(
-        "plumbline.cli.demo:demo", "Meet the untuned model: what it gets wrong, and how fast it runs.", START
+        "plumbline.cli.demo:demo",
+        "Go round the whole circle with the bundled model: rankings make it better, and you watch.",
+        START,
     ),
     "init": Entry("plumbline.cli.init:init", "Make a project folder.", START),
     "generate": Entry("plumbline.cli.generate:generate", "Answer one prompt, or a file of them.", ASK),

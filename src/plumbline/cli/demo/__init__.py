@@ -22,7 +22,7 @@ def demo(
         bool, typer.Option("--serve/--no-serve", help="Serve the model and the ranking room at the end.")
     ] = True,
 ) -> None:
-    """Go round the whole circle with the bundled model: people's rankings make it better, and you watch.
+    """Go round the whole circle with the bundled model: rankings make it better, and you watch.
 
     Untuned answers, rankings, agreement, training, audit, evaluation, promotion, a server: about nine minutes on two
     cores, without a network. Every step is a command that is shown before it runs. Stopped at any time, the same

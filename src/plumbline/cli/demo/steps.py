@@ -45,7 +45,7 @@ class Size:
 
 
 FULL = Size(demonstrations=10_000, sets=10_000, sft_epochs=3, reward_epochs=1, iterations=6, prompts=8, judged=32)
-FAST = Size(demonstrations=48, sets=32, sft_epochs=1, reward_epochs=1, iterations=6, prompts=2, judged=8)
+FAST = Size(demonstrations=48, sets=32, sft_epochs=1, reward_epochs=1, iterations=6, prompts=4, judged=8)
 
 
 def steps(size: Size) -> tuple[Step, ...]:
