@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,14 +150,18 @@ def test_an_endpoint_that_dies_at_item_700_is_asked_for_the_other_300(tmp_path: 
     assert len(dying.answered) == 1000 and set(dying.answered) == set(prompts)  # nothing was asked twice
 
 
+def number_in(text: str) -> int:
+    """That of the request in a judge's prompt."""
+    return int(re.search(r"Request: p(\d+)", text)[1])  # type: ignore[index]
+
+
 def test_a_judge_that_dies_at_verdict_350_of_500_is_asked_for_the_other_150(tmp_path: Path) -> None:
     """Each verdict takes two requests, one for each order."""
     asked: list[str] = []
 
     def behave(handler: Handler, request: Request) -> None:
         text = request.body["messages"][-1]["content"]
-        number = int(re.search(r"Request: p(\d+)", text)[1])  # type: ignore[index]
-        alive = number < 350 or revived
+        alive = number_in(text) < 350 or revived
         if alive:
             asked.append(text)
         first_is_mine = text.index("mine") < text.index("theirs")
@@ -172,10 +177,13 @@ def test_a_judge_that_dies_at_verdict_350_of_500_is_asked_for_the_other_150(tmp_
         assert len((tmp_path / "bench" / VERDICTS).read_text().splitlines()) == 350
         revived = True
         found = bench(tmp_path, Scripted([])).judge(judge, cases, Criterion("Which is better?"))
-        assert len(asked) == len(set(asked)) == 1000  # nothing twice
+        assert len(set(asked)) == 1000
+        # Nothing that was kept is asked again. What was on its way when the judge died may arrive after its revival.
+        assert all(number_in(text) >= 350 for text, times in Counter(asked).items() if times > 1)
+        before = len(asked)
         bench(tmp_path, Scripted([])).judge(judge, cases[:1], Criterion("Which is shorter?"))
     assert [verdict.winner for verdict in found] == ["first"] * 500
-    assert len(asked) == 1002  # another question is another verdict
+    assert len(asked) == before + 2  # another question is another verdict
 
 
 def test_a_judge_that_runs_here_is_asked_again_since_it_may_have_changed(tmp_path: Path) -> None:
