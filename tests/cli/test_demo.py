@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import Result
 
 from plumbline.cli.demo.panel import SIMULATED, panel
 from plumbline.cli.demo.steps import DATA, EXAMPLES, FAST, FULL, balanced, slice_of, steps, write_data
-from plumbline.cli.demo.story import STATE, Step, Story
+from plumbline.cli.demo.story import LOCK, STATE, Step, Story
 from plumbline.cli.main import load_command
 from plumbline.errors import UserError
 from plumbline.evaluate.contrast import contrast_pairs
@@ -139,14 +140,45 @@ def test_a_stop_in_the_middle_leaves_the_step_to_be_done(tmp_path: Path, capsys:
     assert Path.cwd() == tmp_path
 
 
+def command_of(run: Callable[[list[str]], None]) -> Any:
+    """A command that takes any words and hands them on."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    def command(context: typer.Context) -> None:
+        run(context.args)
+
+    return typer.main.get_command(app)
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt(), typer.Exit(3)], ids=["Ctrl-C", "a command that fails"])
+def test_a_command_that_does_not_end_well_leaves_its_step_to_be_done(
+    ends: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(words: list[str]) -> None:
+        raise ends
+
+    monkeypatch.setattr("plumbline.cli.main.load_command", lambda name: command_of(stop))
+    story = Story(tmp_path / "demo", FAST)
+    with pytest.raises(type(ends)), story.told():
+        story.tell(a_step("first", "plumb promote x"), 1, 1)
+    assert json.loads((tmp_path / "demo" / STATE).read_text())["seconds"] == {}
+
+
+def test_a_kill_before_the_first_word_is_no_other_thing(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / LOCK).touch()
+    with Story(tmp_path / "demo", FAST).told():
+        assert (tmp_path / "demo" / STATE).exists()
+
+
 def test_a_training_run_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed: list[list[str]] = []
 
-    class Train:
-        def main(self, words: list[str], **_: Any) -> None:
-            typed.append(words)
+    def learn(words: list[str]) -> None:
+        typed.append(words)
 
-    monkeypatch.setattr("plumbline.cli.main.load_command", lambda name: Train())
+    monkeypatch.setattr("plumbline.cli.main.load_command", lambda name: command_of(learn))
     story = Story(tmp_path / "demo", FAST)
     with story.told():
         story.type_in("plumb train sft --data d --out runs/sft")

@@ -119,8 +119,8 @@ def learning(size: Size) -> tuple[Step, ...]:
         ),
         Step(
             "reward",
-            "Learn what people prefer: the reward model",
-            "From rankings to a number for any answer. On sets that it never saw it has to agree with people.",
+            "Learn what is preferred: the reward model",
+            "From rankings to a number for any answer. It has to agree with rankings that it never saw.",
             (
                 f"plumb train reward --data ranked.jsonl --model sft@1 --out runs/reward --held-out 0.25 "
                 f"--epochs {size.reward_epochs} --lr 5e-4 --top-layers {TOP}",

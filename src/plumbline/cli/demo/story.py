@@ -56,7 +56,8 @@ class Story:
     @contextmanager
     def told(self) -> Iterator[None]:
         """Inside, the working folder is the demo's, and nobody else tells it there."""
-        if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / STATE).exists():
+        there = {each.name for each in self.folder.iterdir()} if self.folder.exists() else set()
+        if there - {LOCK} and STATE not in there:
             raise UserError(f"{str(self.folder)!r} holds other things: name a folder that is new or empty")
         self.folder.mkdir(parents=True, exist_ok=True)
         before = Path.cwd()
@@ -113,13 +114,15 @@ class Story:
         step.after(self.folder)
 
     def run(self, step: Step) -> None:
+        from rich.text import Text
+
         for command in step.commands:
             try:
                 self.type_in(command)
             except UserError as refusal:
                 if not (step.may_refuse and command == step.commands[-1]):
                     raise
-                screen().print(f"[yellow]{refusal}\n{step.may_refuse}")
+                screen().print(Text(f"{refusal}\n{step.may_refuse}", "yellow"))
 
     def type_in(self, command: str) -> None:
         """Runs the command as if it had been typed here; a training run that was cut off goes on."""
@@ -129,8 +132,10 @@ class Story:
         if words[1] == "train" and (Path(words[words.index("--out") + 1]) / "config.json").exists():
             words, command = [*words, "--resume"], f"{command} --resume"
         show_command(command)
-        with typed(words):
-            load_command(words[1]).main(words[2:], prog_name=" ".join(words[:2]), standalone_mode=False)
+        target = load_command(words[1])
+        # Not its `main`, which turns a Ctrl-C into a number that it returns: the step would count as done.
+        with typed(words), target.make_context(" ".join(words[:2]), words[2:]) as context:
+            target.invoke(context)
         sys.stdout.flush()
 
 
